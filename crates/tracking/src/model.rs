@@ -38,12 +38,14 @@ pub struct Email {
 /// All emails that have a hit, by email id, from facts in any order and repeated at will.
 #[must_use]
 pub fn emails<'a>(rules: &Rules, facts: impl IntoIterator<Item = &'a Fact>) -> BTreeMap<String, Email> {
-    let mut by_email: BTreeMap<&str, BTreeMap<Uuid, &Fact>> = BTreeMap::new();
+    // A hit and a mark may carry the same id: each kind has its own. Of two hits with one id, the first is the fact.
+    let mut by_email: BTreeMap<&str, BTreeMap<(bool, Uuid), &Fact>> = BTreeMap::new();
     for fact in facts {
         by_email
             .entry(fact.email_id())
             .or_default()
-            .insert(fact.id(), fact);
+            .entry((matches!(fact, Fact::Hit(_)), fact.id()))
+            .or_insert(fact);
     }
     by_email
         .into_iter()
