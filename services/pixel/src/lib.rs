@@ -1,1 +1,3 @@
-//! To come.
+//! The pixel.
+
+pub mod spool;

@@ -1,0 +1,312 @@
+//! The format on disk: a segment is a header and records, and each of both carries its own checksum.
+//!
+//! ```text
+//! header  magic "ETSPOOL", version u8 · first_seq u64 · previous_first_seq u64 · previous_end u64 · crc32c u32
+//! record  length u32 · crc32c u32 (of length, seq and payload) · seq u64 · payload
+//! ```
+//!
+//! Integers are little-endian. A segment's file is named by the sequence number that its first record has at least.
+//! Numbers rise from record to record; some are left out after a failed sync. `previous_end` is how much of the segment
+//! before was synced when this one was begun: what lies behind that was never answered for.
+
+use std::{io, ops::Range};
+
+use super::files::SpoolFile;
+
+/// Longest payload of a record, in bytes: a hit with every field at its limit takes 17 KiB.
+pub const MAX_PAYLOAD_BYTES: usize = 64 << 10;
+
+pub(super) const HEADER_BYTES: usize = 36;
+pub(super) const HEADER_END: u64 = 36;
+pub(super) const RECORD_HEAD_BYTES: usize = 16;
+const MAX_RECORD_BYTES: usize = RECORD_HEAD_BYTES + MAX_PAYLOAD_BYTES;
+/// How much of a segment is in memory while it is read.
+const WINDOW_BYTES: usize = 256 << 10;
+const MAGIC: &[u8; 7] = b"ETSPOOL";
+const VERSION: u8 = 1;
+
+/// What a segment's header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) first_seq: u64,
+    pub(super) previous_first_seq: u64,
+    pub(super) previous_end: u64,
+}
+
+/// What was found where a header should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HeaderFound {
+    Good(Header),
+    /// Shorter than a header: its creation was cut off, so it holds no record.
+    Unfinished,
+    /// Its checksum is wrong; records may still follow.
+    Corrupt,
+    /// Written by a build that knows a newer format.
+    Newer(u8),
+}
+
+impl Header {
+    pub(super) fn encode(self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEADER_BYTES);
+        bytes.extend_from_slice(MAGIC);
+        bytes.push(VERSION);
+        bytes.extend_from_slice(&self.first_seq.to_le_bytes());
+        bytes.extend_from_slice(&self.previous_first_seq.to_le_bytes());
+        bytes.extend_from_slice(&self.previous_end.to_le_bytes());
+        bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+        bytes
+    }
+
+    pub(super) fn read(file: &dyn SpoolFile) -> io::Result<HeaderFound> {
+        let mut bytes = vec![0; HEADER_BYTES];
+        let read = read_full(file, &mut bytes, 0)?;
+        bytes.truncate(read);
+        Ok(Self::decode(&bytes))
+    }
+
+    fn decode(bytes: &[u8]) -> HeaderFound {
+        let Some((content, crc)) = bytes
+            .split_last_chunk::<4>()
+            .filter(|_| bytes.len() == HEADER_BYTES)
+        else {
+            return HeaderFound::Unfinished;
+        };
+        let mut fields = Fields(content);
+        let good = u32::from_le_bytes(*crc) == crc32c::crc32c(content);
+        match (
+            fields.take::<7>(),
+            fields.take::<1>(),
+            fields.u64(),
+            fields.u64(),
+            fields.u64(),
+        ) {
+            (Some(magic), Some([version]), Some(first_seq), Some(previous_first_seq), Some(previous_end))
+                if good && &magic == MAGIC =>
+            {
+                if version != VERSION {
+                    return HeaderFound::Newer(version);
+                }
+                HeaderFound::Good(Self {
+                    first_seq,
+                    previous_first_seq,
+                    previous_end,
+                })
+            }
+            _ => HeaderFound::Corrupt,
+        }
+    }
+}
+
+/// The name of the segment that begins with `first_seq`; names sort as their numbers do.
+pub(super) fn file_name(first_seq: u64) -> String {
+    format!("{first_seq:020}.seg")
+}
+
+/// The reverse of [`file_name`]; `None` for any other file.
+pub(super) fn first_seq_of(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".seg").filter(|digits| digits.len() == 20)?;
+    digits.parse().ok()
+}
+
+/// How many bytes a record of `payload_bytes` takes.
+pub(super) fn record_bytes(payload_bytes: usize) -> u64 {
+    to_u64(RECORD_HEAD_BYTES + payload_bytes)
+}
+
+/// Appends a record to `buffer`. The payload is at most [`MAX_PAYLOAD_BYTES`] and not empty; the spool checks that.
+pub(super) fn encode_record(buffer: &mut Vec<u8>, seq: u64, payload: &[u8]) {
+    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes();
+    let seq = seq.to_le_bytes();
+    buffer.extend_from_slice(&length);
+    buffer.extend_from_slice(&record_crc(length, seq, payload).to_le_bytes());
+    buffer.extend_from_slice(&seq);
+    buffer.extend_from_slice(payload);
+}
+
+fn record_crc(length: [u8; 4], seq: [u8; 8], payload: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(&length), &seq), payload)
+}
+
+/// Decodes the record at the start of `bytes` if it is whole, its number lies in `seqs` and its checksum is right.
+fn decode_record<'a>(bytes: &'a [u8], seqs: &Range<u64>) -> Option<(u64, &'a [u8])> {
+    let mut fields = Fields(bytes);
+    let length = fields.take::<4>()?;
+    let crc = u32::from_le_bytes(fields.take::<4>()?);
+    let seq_bytes = fields.take::<8>()?;
+    let payload_bytes = usize::try_from(u32::from_le_bytes(length)).ok()?;
+    let seq = u64::from_le_bytes(seq_bytes);
+    // The cheap checks come first: a search for the next good record tries every offset.
+    if !seqs.contains(&seq) || payload_bytes == 0 || payload_bytes > MAX_PAYLOAD_BYTES {
+        return None;
+    }
+    let payload = fields.0.get(..payload_bytes)?;
+    (record_crc(length, seq_bytes, payload) == crc).then_some((seq, payload))
+}
+
+/// One step through a segment.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// A good record.
+    Record { seq: u64, payload: Vec<u8> },
+    /// `bad_bytes` at `offset` are no record; `more` says whether a good one follows them.
+    Bad { offset: u64, bad_bytes: u64, more: bool },
+    /// Nothing is left before the end.
+    End,
+}
+
+/// Reads a segment's records in order, through a window of bounded size.
+pub(super) struct Scan {
+    file: Box<dyn SpoolFile>,
+    /// Where the next record begins.
+    offset: u64,
+    /// What comes next has at least this number.
+    next_seq: u64,
+    window_start: u64,
+    window: Vec<u8>,
+}
+
+impl Scan {
+    /// Begins behind the header of the segment with this first number.
+    pub(super) fn new(file: Box<dyn SpoolFile>, first_seq: u64) -> Self {
+        Self {
+            file,
+            offset: HEADER_END,
+            next_seq: first_seq,
+            window_start: 0,
+            window: Vec::new(),
+        }
+    }
+
+    /// Where the next record begins.
+    pub(super) const fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// One more than the number of the last record read; the segment's first number before any.
+    pub(super) const fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    /// Goes back to where `offset` and `next_seq` were these.
+    pub(super) const fn go_back(&mut self, offset: u64, next_seq: u64) {
+        self.offset = offset;
+        self.next_seq = next_seq;
+    }
+
+    /// The next step, of a segment that holds `end` bytes and only numbers below `seq_limit`.
+    ///
+    /// After [`Step::Bad`] the scan stands at the next good record, or at `end`.
+    pub(super) fn step(&mut self, end: u64, seq_limit: u64) -> io::Result<Step> {
+        if self.offset >= end {
+            return Ok(Step::End);
+        }
+        let seqs = self.next_seq..seq_limit;
+        let bytes = self.bytes_at(self.offset, end)?;
+        if let Some((seq, payload)) = decode_record(bytes, &seqs) {
+            let payload = payload.to_vec();
+            self.offset += record_bytes(payload.len());
+            self.next_seq = seq + 1;
+            return Ok(Step::Record { seq, payload });
+        }
+        let offset = self.offset;
+        let resume = self.find_record(offset + 1, end, &seqs)?;
+        self.offset = resume.unwrap_or(end);
+        Ok(Step::Bad {
+            offset,
+            bad_bytes: self.offset - offset,
+            more: resume.is_some(),
+        })
+    }
+
+    /// Reads what [`Step::Bad`] told of, as much of it as is there.
+    pub(super) fn read_raw(&self, offset: u64, bytes: u64) -> io::Result<Vec<u8>> {
+        let mut buffer = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)];
+        let read = read_full(self.file.as_ref(), &mut buffer, offset)?;
+        buffer.truncate(read);
+        Ok(buffer)
+    }
+
+    /// Returns when what was read will still be there after a power cut.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+
+    fn find_record(&mut self, from: u64, end: u64, seqs: &Range<u64>) -> io::Result<Option<u64>> {
+        let mut offset = from;
+        while offset < end {
+            let bytes = self.bytes_at(offset, end)?;
+            let whole = to_u64(bytes.len()) == end - offset;
+            // A record that begins near the window's end may reach beyond it: the next window begins there.
+            let tries = if whole {
+                bytes.len()
+            } else {
+                bytes.len().saturating_sub(MAX_RECORD_BYTES - 1)
+            };
+            if tries == 0 {
+                return Ok(None); // The file is shorter than it should be: nothing more to find.
+            }
+            let found = (0..tries).find(|&at| {
+                bytes
+                    .get(at..)
+                    .is_some_and(|rest| decode_record(rest, seqs).is_some())
+            });
+            if let Some(at) = found {
+                return Ok(Some(offset + to_u64(at)));
+            }
+            offset += to_u64(tries);
+        }
+        Ok(None)
+    }
+
+    /// The bytes at `offset` up to `end`, at least as many as a record may have unless the end is nearer.
+    fn bytes_at(&mut self, offset: u64, end: u64) -> io::Result<&[u8]> {
+        let needed_end = end.min(offset + to_u64(MAX_RECORD_BYTES));
+        let window_end = self.window_start + to_u64(self.window.len());
+        if offset < self.window_start || needed_end > window_end {
+            let length = usize::try_from(end - offset)
+                .unwrap_or(usize::MAX)
+                .min(WINDOW_BYTES);
+            self.window.resize(length, 0);
+            let read = read_full(self.file.as_ref(), &mut self.window, offset);
+            self.window.truncate(*read.as_ref().unwrap_or(&0));
+            self.window_start = offset;
+            read?;
+        }
+        let skip = usize::try_from(offset - self.window_start).unwrap_or(usize::MAX);
+        let bytes = self.window.get(skip..).unwrap_or_default();
+        let limit = usize::try_from(end - offset).unwrap_or(usize::MAX);
+        Ok(bytes.get(..limit).unwrap_or(bytes))
+    }
+}
+
+/// Fills `buffer` from `offset` on, as far as the file reaches.
+pub(super) fn read_full(file: &dyn SpoolFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset + to_u64(filled))? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    Ok(filled)
+}
+
+/// Integers one after the other.
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+
+impl Fields<'_> {
+    pub(super) fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (taken, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*taken)
+    }
+
+    pub(super) fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
+    }
+}
+
+/// A length in memory as a length on disk; no machine has a wider `usize`.
+pub(super) fn to_u64(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,498 @@
+//! The writer: one thread that turns whatever has arrived into one write and one sync, then answers all of it.
+
+use std::{
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::{
+    AppendError, Failure, Options, SyncPolicy,
+    files::SpoolFile,
+    folder::{Segment, Shared},
+    segment::{HEADER_END, Header, encode_record, record_bytes, to_u64},
+};
+
+/// Most records of one group commit.
+const MAX_GROUP_RECORDS: usize = 4_096;
+/// A group takes no more records once it has this many bytes.
+const MAX_GROUP_BYTES: usize = 4 << 20;
+/// How long appends fail at once after the disk failed, at first and at most: each new try costs a new file.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// While appends fail and none come: how often to try, and with how much.
+const PROBE_EVERY: Duration = Duration::from_millis(500);
+const PROBE_BYTES: u64 = 4_096;
+
+/// What the writer is asked to do.
+pub(super) enum Request {
+    Append(Append),
+    /// Finish what came before, sync, and end.
+    Close,
+}
+
+/// A fact on its way to the disk.
+pub(super) struct Append {
+    pub(super) fact: Vec<u8>,
+    pub(super) reply: oneshot::Sender<Result<(), AppendError>>,
+    /// The fact's share of the memory that waiting facts may take.
+    pub(super) _memory: OwnedSemaphorePermit,
+}
+
+/// What the writer shows of itself.
+#[derive(Default)]
+pub(super) struct WriterState {
+    /// Milliseconds from the spool's start to that of the disk access in progress, plus one; 0 if there is none.
+    busy_since: AtomicU64,
+    /// The [`Failure`] that the last append met, as its index plus one; 0 if it went well.
+    failing: AtomicU64,
+    /// Facts answered before their sync (policy `interval`) whose sync then failed.
+    pub(super) lost_after_answer: AtomicU64,
+}
+
+impl WriterState {
+    /// Since how many milliseconds the disk has not answered.
+    pub(super) fn busy_for(&self, started: Instant) -> Option<u64> {
+        let since = self.busy_since.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(millis(started.elapsed()).saturating_sub(since))
+    }
+
+    pub(super) fn failing(&self) -> Option<Failure> {
+        let index = usize::try_from(self.failing.load(Ordering::Relaxed))
+            .ok()?
+            .checked_sub(1)?;
+        Failure::ALL.get(index).copied()
+    }
+
+    fn set_failing(&self, failure: Option<Failure>) {
+        let index = failure.and_then(|failure| Failure::ALL.iter().position(|it| *it == failure));
+        self.failing
+            .store(index.map_or(0, |index| to_u64(index) + 1), Ordering::Relaxed);
+    }
+}
+
+/// The thread's own state.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    state: Arc<WriterState>,
+    options: Options,
+    started: Instant,
+    active: Option<Active>,
+    buffer: Vec<u8>,
+    /// After a failure: until when appends fail at once, and how long the next pause is.
+    pause: Option<(Instant, Failure)>,
+    next_pause: Duration,
+}
+
+/// The segment that is written to.
+struct Active {
+    first_seq: u64,
+    file: Box<dyn SpoolFile>,
+    /// How much was written.
+    written: u64,
+    /// How many of the written records wait for their sync, and what comes after them. Only under policy `interval` is
+    /// this more than the group in hand.
+    unsynced: u64,
+    next_seq: u64,
+    last_sync: Instant,
+}
+
+impl Writer {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        state: Arc<WriterState>,
+        options: Options,
+        started: Instant,
+    ) -> Self {
+        Self {
+            shared,
+            state,
+            options,
+            started,
+            active: None,
+            buffer: Vec::new(),
+            pause: None,
+            next_pause: PAUSES.0,
+        }
+    }
+
+    /// Serves until it is told to close, or nobody is left who could ask.
+    pub(super) fn run(mut self, requests: &Receiver<Request>) {
+        let mut open = true;
+        while open {
+            let mut group = Vec::new();
+            match self.next_request(requests) {
+                Ok(Request::Append(append)) => group.push(append),
+                Ok(Request::Close) | Err(RecvTimeoutError::Disconnected) => open = false,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.sync_answered();
+                    self.probe();
+                    continue;
+                }
+            }
+            let mut bytes = 0;
+            while group.len() < MAX_GROUP_RECORDS && bytes < MAX_GROUP_BYTES {
+                match requests.try_recv() {
+                    Ok(Request::Append(append)) => {
+                        bytes += append.fact.len();
+                        group.push(append);
+                    }
+                    Ok(Request::Close) => open = false,
+                    Err(_) => break,
+                }
+            }
+            self.commit(group);
+        }
+        self.sync_answered();
+    }
+
+    fn next_request(&self, requests: &Receiver<Request>) -> Result<Request, RecvTimeoutError> {
+        match (&self.options.sync, &self.active) {
+            (SyncPolicy::Interval(interval), Some(active)) if active.unsynced > 0 => {
+                requests.recv_timeout(interval.saturating_sub(active.last_sync.elapsed()))
+            }
+            _ if self.state.failing().is_some() => requests.recv_timeout(PROBE_EVERY),
+            _ => requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        }
+    }
+
+    /// Finds out without any traffic whether what failed works again, so that readiness recovers by itself.
+    fn probe(&mut self) {
+        let Some(failure) = self.state.failing() else {
+            return;
+        };
+        let works = match (failure, self.paused()) {
+            (_, Some(_)) => false,
+            (Failure::SpoolFull, None) => {
+                self.make_room(PROBE_BYTES);
+                self.shared.accounts().bytes.saturating_add(PROBE_BYTES) <= self.options.max_bytes
+            }
+            (_, None) => self.begin_segment_if_needed().is_ok() && self.can_write(),
+        };
+        if works {
+            self.state.set_failing(None);
+        }
+    }
+
+    /// Whether the disk has room, by writing a little behind the records and cutting it off again.
+    fn can_write(&mut self) -> bool {
+        let Some(active) = &self.active else { return false };
+        let zeros = vec![0; usize::try_from(PROBE_BYTES).unwrap_or_default()];
+        self.state.begin_access(self.started);
+        let written = active.file.write_at(&zeros, active.written);
+        let cut = active.file.set_len(active.written);
+        self.state.end_access();
+        if cut.is_err() {
+            self.sync_answered();
+            self.seal();
+        }
+        written.is_ok() && cut.is_ok()
+    }
+
+    /// Writes a group, syncs it as the policy says, and answers each of it.
+    fn commit(&mut self, group: Vec<Append>) {
+        let (taken, refused) = match self.write(group) {
+            Ok(written) => written,
+            Err((group, failure)) => (
+                Vec::new(),
+                group.into_iter().map(|append| (append, failure)).collect(),
+            ),
+        };
+        let outcome = if taken.is_empty() {
+            Ok(())
+        } else {
+            self.sync_as_due(to_u64(taken.len()))
+        };
+        // Only what just failed says whether the spool takes facts; a group of none says nothing.
+        match (&outcome, refused.last()) {
+            (Err(failure), _) | (Ok(()), Some((_, failure))) => self.state.set_failing(Some(*failure)),
+            (Ok(()), None) if !taken.is_empty() => self.state.set_failing(None),
+            (Ok(()), None) => {}
+        }
+        for append in taken {
+            // Nobody listening means that the client is gone; the fact is in the spool all the same.
+            let _ = append.reply.send(outcome.map_err(AppendError::Failed));
+        }
+        for (append, failure) in refused {
+            let _ = append.reply.send(Err(AppendError::Failed(failure)));
+        }
+    }
+
+    /// Writes what fits into the spool's bound; returns what was written and what was not.
+    #[allow(
+        clippy::type_complexity,
+        reason = "both lists are used once, right where this is called"
+    )]
+    fn write(
+        &mut self,
+        group: Vec<Append>,
+    ) -> Result<(Vec<Append>, Vec<(Append, Failure)>), (Vec<Append>, Failure)> {
+        if group.is_empty() {
+            return Ok((group, Vec::new()));
+        }
+        if let Some(failure) = self.paused() {
+            return Err((group, failure));
+        }
+        let wanted = group.iter().map(|append| record_bytes(append.fact.len())).sum();
+        self.make_room(wanted);
+        if let Err(failure) = self.begin_segment_if_needed() {
+            return Err((group, failure));
+        }
+        let Some(active) = &mut self.active else {
+            return Err((group, Failure::DiskError));
+        };
+        let room = self
+            .options
+            .max_bytes
+            .saturating_sub(self.shared.accounts().bytes);
+        self.buffer.clear();
+        let mut next_seq = active.next_seq;
+        let (mut taken, mut refused) = (Vec::with_capacity(group.len()), Vec::new());
+        for append in group {
+            if to_u64(self.buffer.len()) + record_bytes(append.fact.len()) > room {
+                refused.push((append, Failure::SpoolFull));
+                continue;
+            }
+            encode_record(&mut self.buffer, next_seq, &append.fact);
+            next_seq += 1;
+            taken.push(append);
+        }
+        if taken.is_empty() {
+            return Ok((taken, refused));
+        }
+        self.state.begin_access(self.started);
+        let written = active.file.write_at(&self.buffer, active.written);
+        self.state.end_access();
+        if let Err(error) = written {
+            let failure = self.write_failed(&error, next_seq);
+            taken.extend(refused.into_iter().map(|(append, _)| append));
+            return Err((taken, failure));
+        }
+        active.written += to_u64(self.buffer.len());
+        active.unsynced += to_u64(taken.len());
+        active.next_seq = next_seq;
+        let mut accounts = self.shared.accounts();
+        accounts.bytes += to_u64(self.buffer.len());
+        accounts.next_seq = next_seq;
+        if let Some(last) = accounts.segments.back_mut() {
+            last.file_bytes = active.written;
+        }
+        Ok((taken, refused))
+    }
+
+    /// If the bound is near: seals the active segment once its facts are all settled, so that its room is free again.
+    fn make_room(&mut self, wanted: u64) {
+        let settled = {
+            let accounts = self.shared.accounts();
+            accounts.bytes.saturating_add(wanted) > self.options.max_bytes
+                && accounts
+                    .segments
+                    .back()
+                    .is_some_and(|last| last.next_seq <= accounts.cursor && last.end > HEADER_END)
+        };
+        if settled && self.active.as_ref().is_some_and(|active| active.unsynced == 0) {
+            self.seal();
+            self.shared.remove_settled();
+        }
+    }
+
+    fn paused(&self) -> Option<Failure> {
+        let (until, failure) = self.pause?;
+        (Instant::now() < until).then_some(failure)
+    }
+
+    fn begin_segment_if_needed(&mut self) -> Result<(), Failure> {
+        if self
+            .active
+            .as_ref()
+            .is_some_and(|active| active.written >= self.options.segment_bytes)
+        {
+            self.sync_answered();
+            self.seal();
+        }
+        if self.active.is_some() {
+            return Ok(());
+        }
+        if let Some(failure) = self.paused() {
+            return Err(failure);
+        }
+        self.state.begin_access(self.started);
+        let begun = self.begin_segment();
+        self.state.end_access();
+        match begun {
+            Ok(active) => {
+                self.active = Some(active);
+                Ok(())
+            }
+            Err(error) => Err(self.failed("begin a new segment of", &error)),
+        }
+    }
+
+    /// Creates the next segment. Its name is on disk before anything in it is answered for; its header gets there with
+    /// its first records.
+    fn begin_segment(&self) -> io::Result<Active> {
+        let (first_seq, previous) = {
+            let accounts = self.shared.accounts();
+            (accounts.next_seq, accounts.segments.back().copied())
+        };
+        let header = Header {
+            first_seq,
+            previous_first_seq: previous.map_or(0, |previous| previous.first_seq),
+            previous_end: previous.map_or(0, |previous| previous.end),
+        };
+        let path = self.shared.segment_path(first_seq);
+        let file = self.shared.files.create(&path)?;
+        let begun = file
+            .write_at(&header.encode(), 0)
+            .and_then(|()| self.shared.files.sync_folder(&self.shared.path));
+        if let Err(error) = begun {
+            self.forget_file(&path);
+            return Err(error);
+        }
+        let mut accounts = self.shared.accounts();
+        accounts.bytes += HEADER_END;
+        accounts.segments.push_back(Segment {
+            first_seq,
+            next_seq: first_seq,
+            end: HEADER_END,
+            file_bytes: HEADER_END,
+            sealed: false,
+        });
+        Ok(Active {
+            first_seq,
+            file,
+            written: HEADER_END,
+            unsynced: 0,
+            next_seq: first_seq,
+            last_sync: Instant::now(),
+        })
+    }
+
+    /// Removes a segment that did not come into being. If even that fails, its number is left out, so that the next try
+    /// has another name.
+    fn forget_file(&self, path: &Path) {
+        if self.shared.files.remove(path).is_err() {
+            self.shared.accounts().next_seq += 1;
+        }
+    }
+
+    fn seal(&mut self) {
+        if self.active.take().is_some()
+            && let Some(last) = self.shared.accounts().segments.back_mut()
+        {
+            last.sealed = true;
+        }
+    }
+
+    fn sync_as_due(&mut self, unanswered: u64) -> Result<(), Failure> {
+        match (&self.options.sync, &self.active) {
+            (SyncPolicy::Interval(interval), Some(active)) if active.last_sync.elapsed() < *interval => {
+                Ok(())
+            }
+            _ => self.sync(unanswered),
+        }
+    }
+
+    /// Syncs what was already answered for under policy `interval`.
+    fn sync_answered(&mut self) {
+        if self.active.as_ref().is_some_and(|active| active.unsynced > 0)
+            && let Err(failure) = self.sync(0)
+        {
+            self.state.set_failing(Some(failure));
+        }
+    }
+
+    /// Syncs the active segment and shows the reader what it now may read.
+    ///
+    /// After a failure nobody can tell what is on disk, and a second sync of the same file may claim success for data
+    /// that the system has thrown away. So the segment is left as it is, and the next append begins another.
+    /// Of the records that this loses, all but the `unanswered` ones are counted here.
+    fn sync(&mut self, unanswered: u64) -> Result<(), Failure> {
+        let Some(active) = &mut self.active else {
+            return Ok(());
+        };
+        let begun = Instant::now();
+        self.state.begin_access(self.started);
+        let synced = active.file.sync();
+        self.state.end_access();
+        (self.options.observe_sync)(begun.elapsed());
+        active.last_sync = Instant::now();
+        if let Err(error) = synced {
+            let answered = active.unsynced.saturating_sub(unanswered);
+            self.state
+                .lost_after_answer
+                .fetch_add(answered, Ordering::Relaxed);
+            self.seal();
+            return Err(self.failed("sync a segment of", &error));
+        }
+        active.unsynced = 0;
+        let (first_seq, end, next_seq) = (active.first_seq, active.written, active.next_seq);
+        self.pause = None;
+        self.next_pause = PAUSES.0;
+        if let Some(last) = self
+            .shared
+            .accounts()
+            .segments
+            .back_mut()
+            .filter(|last| last.first_seq == first_seq)
+        {
+            last.end = end;
+            last.next_seq = next_seq;
+        }
+        self.shared.readable.notify_one();
+        Ok(())
+    }
+
+    /// A write failed: on a full disk the part that got through is cut off and the segment goes on when there is room
+    /// again; any other failure ends the segment.
+    fn write_failed(&mut self, error: &io::Error, next_seq: u64) -> Failure {
+        let failure = Failure::of(error);
+        if failure == Failure::DiskFull
+            && let Some(active) = &self.active
+            && active.file.set_len(active.written).is_ok()
+        {
+            if self.state.failing() != Some(failure) {
+                tracing::error!(spool = %self.shared.path.display(), "the disk under the spool is full: hits are being lost");
+            }
+            return failure;
+        }
+        self.shared.accounts().next_seq = next_seq; // The file may hold records of the failed group.
+        self.sync_answered();
+        self.seal();
+        self.failed("write to", error)
+    }
+
+    /// Notes a failure that calls for a new file, and lets a while pass before the next try.
+    fn failed(&mut self, what: &'static str, error: &io::Error) -> Failure {
+        let failure = Failure::of(error);
+        self.pause = Some((Instant::now() + self.next_pause, failure));
+        tracing::error!(
+            spool = %self.shared.path.display(), %error, retry_in = ?self.next_pause,
+            "cannot {what} the spool: hits are being lost; check the disk"
+        );
+        self.next_pause = (self.next_pause * 2).min(PAUSES.1);
+        failure
+    }
+}
+
+impl WriterState {
+    fn begin_access(&self, started: Instant) {
+        self.busy_since
+            .store(millis(started.elapsed()) + 1, Ordering::Relaxed);
+    }
+
+    fn end_access(&self) {
+        self.busy_since.store(0, Ordering::Relaxed);
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
