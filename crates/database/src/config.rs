@@ -1,0 +1,221 @@
+//! Where the database is and how to log in.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use thiserror::Error;
+use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::{
+    Error as DatabaseError, Session,
+    tls::{self, Verify},
+};
+
+const ACCEPTED: &str = "accepted is postgres://USER@HOST:PORT/DATABASE?sslmode=…, with any of the characters @ : / ? # % \
+                        in user or password percent-encoded, or the password given apart";
+
+/// A setting that is wrong. It repeats nothing of the setting's value, which may hold a password.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{setting}: {problem}")]
+pub struct ConfigError {
+    setting: &'static str,
+    problem: String,
+}
+
+/// Where the database is and how to log in; `Debug` and `Display` leave the password out.
+#[derive(Clone)]
+pub struct Config {
+    setting: &'static str,
+    driver: tokio_postgres::Config,
+    verify: Verify,
+    ca_file: Option<PathBuf>,
+    session: Session,
+    pool_size: usize,
+    wait_limit: Duration,
+}
+
+impl Config {
+    /// From a URL, `postgres://user:password@host:port/database?sslmode=…`, as the setting named `setting` gave it.
+    ///
+    /// A folder of a Unix socket goes as `?host=/folder`, several hosts as `host1:5432,host2:5432`. `sslmode` is
+    /// `disable`, `prefer` (the default), `require`, `verify-ca` or `verify-full`, with the meaning they have in libpq:
+    /// only the last two verify the certificate, unless [`ca_file`](Self::ca_file) or `sslrootcert` is given. All
+    /// other parameters are those of `tokio-postgres`.
+    pub fn new(setting: &'static str, url: &str) -> Result<Self, ConfigError> {
+        let error = |problem: String| ConfigError { setting, problem };
+        if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
+            return Err(error(format!("this is no PostgreSQL URL; {ACCEPTED}")));
+        }
+        // The driver would take the rest of such a password for the host.
+        if url.matches('@').count() > 1 {
+            return Err(error(format!("the URL holds more than one @; {ACCEPTED}")));
+        }
+        let (url, ssl) = tls::take_ssl_parameters(url).map_err(error)?;
+        let mut driver: tokio_postgres::Config = url
+            .parse()
+            .map_err(|_| error(format!("the URL cannot be understood; {ACCEPTED}")))?;
+        if driver.get_hosts().is_empty() && driver.get_hostaddrs().is_empty() {
+            return Err(error(format!("the URL names no host; {ACCEPTED}")));
+        }
+        driver.ssl_mode(ssl.mode);
+        if driver.get_connect_timeout().is_none() {
+            driver.connect_timeout(Duration::from_secs(5));
+        }
+        driver.keepalives_idle(Duration::from_secs(30));
+        driver.keepalives_interval(Duration::from_secs(10));
+        driver.tcp_user_timeout(Duration::from_secs(30));
+        Ok(Self {
+            setting,
+            driver,
+            verify: ssl.verify,
+            ca_file: ssl.ca_file,
+            session: Session::default(),
+            pool_size: 4,
+            wait_limit: Duration::from_secs(5),
+        })
+    }
+
+    /// A password given apart, which overrides the URL's. None and the empty one change nothing.
+    #[must_use]
+    pub fn password(mut self, password: Option<&str>) -> Self {
+        if let Some(password) = password.filter(|password| !password.is_empty()) {
+            self.driver.password(password);
+        }
+        self
+    }
+
+    /// Another role than the URL's, for roles that share one.
+    #[must_use]
+    pub fn user(mut self, user: &str) -> Self {
+        self.driver.user(user);
+        self
+    }
+
+    /// The name that `pg_stat_activity` shows, unless the URL has one.
+    #[must_use]
+    pub fn application_name(mut self, name: &str) -> Self {
+        if self.driver.get_application_name().is_none() {
+            self.driver.application_name(name);
+        }
+        self
+    }
+
+    /// The certificates to trust, a PEM file, instead of the system's. With it, `require` verifies too (as `verify-ca`).
+    #[must_use]
+    pub fn ca_file(mut self, file: Option<&Path>) -> Self {
+        if let Some(file) = file {
+            self.ca_file = Some(file.to_owned());
+        }
+        self
+    }
+
+    /// What each session sets.
+    #[must_use]
+    pub fn session(mut self, session: Session) -> Self {
+        self.session = session;
+        self
+    }
+
+    /// The most connections; 4 unless set.
+    #[must_use]
+    pub fn pool_size(mut self, connections: usize) -> Self {
+        self.pool_size = connections.max(1);
+        self
+    }
+
+    /// The longest wait for a connection of the pool; 5 s unless set.
+    #[must_use]
+    pub const fn pool_wait(mut self, limit: Duration) -> Self {
+        self.wait_limit = limit;
+        self
+    }
+
+    /// One connection outside any pool, without session settings; it ends when the client is dropped.
+    pub async fn connect(&self) -> Result<tokio_postgres::Client, DatabaseError> {
+        let tls = self
+            .tls_connector()
+            .map_err(|error| DatabaseError::unexpected(error.to_string()))?;
+        let (client, connection) = self.driver.connect(tls).await?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error = %DatabaseError::from(error), "connection ended");
+            }
+        });
+        Ok(client)
+    }
+
+    pub(crate) fn driver_config(&self) -> tokio_postgres::Config {
+        self.driver.clone()
+    }
+
+    pub(crate) fn tls_connector(&self) -> Result<MakeRustlsConnect, ConfigError> {
+        let verify = match (self.verify, &self.ca_file) {
+            (Verify::Nothing, Some(_)) => Verify::Chain,
+            (verify, _) => verify,
+        };
+        let needless = self.driver.get_ssl_mode() == SslMode::Disable;
+        let verify = if needless { Verify::Nothing } else { verify };
+        tls::connector(verify, self.ca_file.as_deref()).map_err(|problem| self.error(problem))
+    }
+
+    pub(crate) const fn session_settings(&self) -> &Session {
+        &self.session
+    }
+
+    pub(crate) const fn connections(&self) -> usize {
+        self.pool_size
+    }
+
+    pub(crate) const fn wait_limit(&self) -> Duration {
+        self.wait_limit
+    }
+
+    /// Of one host; a URL with several may need longer in all.
+    pub(crate) fn connect_limit(&self) -> Duration {
+        let hosts = u32::try_from(self.driver.get_hosts().len().max(1)).unwrap_or(1);
+        self.driver
+            .get_connect_timeout()
+            .copied()
+            .unwrap_or(Duration::from_secs(5))
+            * hosts
+            + Duration::from_secs(5)
+    }
+
+    pub(crate) fn error(&self, problem: String) -> ConfigError {
+        ConfigError {
+            setting: self.setting,
+            problem,
+        }
+    }
+}
+
+/// For example `email_tracker_recorder@db.example.com:5432/email_tracker`.
+impl fmt::Display for Config {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}@", self.driver.get_user().unwrap_or_default())?;
+        let ports = self.driver.get_ports();
+        for (index, host) in self.driver.get_hosts().iter().enumerate() {
+            if index > 0 {
+                formatter.write_str(",")?;
+            }
+            match host {
+                Host::Tcp(name) => formatter.write_str(name)?,
+                Host::Unix(folder) => write!(formatter, "{}", folder.display())?,
+            }
+            if let Some(port) = ports.get(index).or(ports.first()) {
+                write!(formatter, ":{port}")?;
+            }
+        }
+        write!(formatter, "/{}", self.driver.get_dbname().unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Config({self})")
+    }
+}
