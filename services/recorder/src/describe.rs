@@ -1,0 +1,76 @@
+//! What is stored of a hit beyond what the pixel saw: how it compares to others, and what it tells of its reader.
+
+use tracking::{
+    DedupKey, Hit, Rules, agent,
+    verdicts::{HitKey, NewHit},
+};
+
+use crate::{
+    device::{DeviceType, Devices},
+    geo::{Place, Places},
+};
+
+/// A hit with all that follows from it alone. Its verdict, which follows from its neighbours too, is found later.
+#[derive(Debug)]
+pub(crate) struct DescribedHit {
+    pub(crate) hit: Hit,
+    pub(crate) dedup_key: DedupKey,
+    pub(crate) google_proxy: bool,
+    pub(crate) device: DeviceType,
+    pub(crate) place: Place,
+}
+
+impl DescribedHit {
+    /// Its place in its email's timeline.
+    pub(crate) fn key(&self) -> HitKey {
+        HitKey {
+            opened_at: self.hit.opened_at,
+            event_id: self.hit.event_id,
+        }
+    }
+
+    /// What its verdict depends on.
+    pub(crate) fn to_judge(&self, rules: &Rules) -> NewHit {
+        NewHit {
+            key: self.key(),
+            dedup_key: self.dedup_key,
+            compose_window: rules
+                .is_compose_window(self.hit.referer_host.as_deref(), self.hit.user_agent.as_deref()),
+        }
+    }
+}
+
+/// Knows devices and places.
+#[derive(Debug)]
+pub(crate) struct Describer {
+    devices: Devices,
+    places: Option<Places>,
+}
+
+impl Describer {
+    /// Places stay unknown without a GeoIP database.
+    pub(crate) fn new(devices: Devices, places: Option<Places>) -> Self {
+        Self { devices, places }
+    }
+
+    /// Describes one hit. A proxy's address and agent say where the proxy is and nothing about its reader.
+    pub(crate) fn describe(&self, hit: Hit) -> DescribedHit {
+        let user_agent = hit.user_agent.as_deref();
+        let by_proxy = agent::is_proxy(user_agent);
+        let device = match user_agent {
+            Some(user_agent) if !by_proxy => self.devices.of(user_agent),
+            _ => DeviceType::Other,
+        };
+        let place = match &self.places {
+            Some(places) if !by_proxy => places.of(hit.client_address),
+            _ => Place::default(),
+        };
+        DescribedHit {
+            dedup_key: hit.dedup_key(),
+            google_proxy: agent::is_google_proxy_hit(user_agent, hit.client_address),
+            device,
+            place,
+            hit,
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! The gRPC service: who may call it, what a batch may be, and what each fact and each failure is answered with.
+
+use std::{sync::Arc, time::Instant};
+
+use database::{Error, ErrorKind};
+use opentelemetry::propagation::Extractor;
+use recorder_api::{
+    MAX_BATCH_FACTS, MAX_MESSAGE_BYTES, Outcome,
+    v1::{self, recorder_server},
+};
+use subtle::ConstantTimeEq;
+use tokio::sync::Semaphore;
+use tonic::{
+    Code, Request, Response, Status,
+    metadata::{KeyRef, MetadataMap},
+    service::{Interceptor, interceptor::InterceptedService},
+};
+use tracing::Instrument;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracking::{Clock, Fact};
+
+use crate::{metrics::Metrics, range::Range, schema::SchemaGate, workers::Workers};
+
+/// Most batches taken up at once; each is held in memory. A pixel has few in flight, so this is many pixels.
+const MAX_BATCHES: usize = 64;
+
+/// Answers batches.
+pub(crate) struct Service {
+    workers: Workers,
+    schema: Arc<SchemaGate>,
+    range: Range,
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
+    room: Semaphore,
+}
+
+/// The service behind its authentication and with its limits.
+pub(crate) type Server = InterceptedService<recorder_server::RecorderServer<Service>, Authentication>;
+
+impl Service {
+    pub(crate) fn new(
+        workers: Workers,
+        schema: Arc<SchemaGate>,
+        range: Range,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            workers,
+            schema,
+            range,
+            clock,
+            metrics,
+            room: Semaphore::new(MAX_BATCHES),
+        }
+    }
+
+    /// Puts `authentication` in front.
+    pub(crate) fn behind(self, authentication: Authentication) -> Server {
+        let server = recorder_server::RecorderServer::new(self).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        InterceptedService::new(server, authentication)
+    }
+
+    async fn answer(&self, facts: Vec<v1::Fact>) -> Result<Vec<Outcome>, Status> {
+        if facts.len() > MAX_BATCH_FACTS {
+            return Err(Status::invalid_argument(format!(
+                "a batch has at most {MAX_BATCH_FACTS} facts; this one has {}",
+                facts.len()
+            )));
+        }
+        let Ok(_room) = self.room.try_acquire() else {
+            return Err(Status::resource_exhausted(
+                "too many batches at once; send this one again later",
+            ));
+        };
+        self.schema
+            .pass()
+            .await
+            .map_err(|error| Status::unavailable(error.to_string()))?;
+        let mut outcomes = Vec::with_capacity(facts.len());
+        let mut accepted = Vec::with_capacity(facts.len());
+        for fact in facts {
+            match self.admit(fact) {
+                Ok(fact) => {
+                    outcomes.push(None);
+                    accepted.push(fact);
+                }
+                Err(refusal) => outcomes.push(Some(refusal)),
+            }
+        }
+        let mut recorded = self
+            .workers
+            .record(accepted)
+            .await
+            .map_err(|error| status(&error))?
+            .into_iter();
+        outcomes
+            .into_iter()
+            .map(|refusal| refusal.or_else(|| recorded.next()))
+            .map(|outcome| outcome.ok_or_else(|| Status::internal("a fact was left without an outcome")))
+            .collect()
+    }
+
+    /// The fact in the domain's words, or why it is refused.
+    fn admit(&self, fact: v1::Fact) -> Result<Fact, Outcome> {
+        let fact = Fact::try_from(fact)
+            .inspect_err(|error| tracing::warn!(%error, "refused what is no fact"))
+            .map_err(|_| Outcome::Invalid)?;
+        fact.check()
+            .inspect_err(|error| tracing::warn!(%error, id = %fact.id(), "refused an invalid fact"))
+            .map_err(|_| Outcome::Invalid)?;
+        match self.range.refusal(&*self.clock, fact.at()) {
+            Some(refusal) => {
+                tracing::warn!(id = %fact.id(), at = %fact.at(), reason = refusal.as_str(), "refused a fact");
+                Err(refusal)
+            }
+            None => Ok(fact),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl recorder_server::Recorder for Service {
+    async fn record(
+        &self,
+        request: Request<v1::RecordRequest>,
+    ) -> Result<Response<v1::RecordResponse>, Status> {
+        let began = Instant::now();
+        let span = tracing::info_span!("record", facts = request.get_ref().facts.len());
+        let _ = span.set_parent(sender_of(request.metadata()));
+        let answer = self.answer(request.into_inner().facts).instrument(span).await;
+        match &answer {
+            Ok(outcomes) => self.metrics.answered(outcomes, began.elapsed()),
+            Err(status) => self.metrics.status(status.code(), began.elapsed()),
+        }
+        let outcomes = answer?
+            .into_iter()
+            .map(|outcome| v1::Outcome::from(outcome).into())
+            .collect();
+        Ok(Response::new(v1::RecordResponse { outcomes }))
+    }
+}
+
+/// Lets calls in that carry the shared secret.
+#[derive(Clone)]
+pub(crate) struct Authentication {
+    /// What the `authorization` header must say; `None` lets everyone in.
+    expected: Option<Arc<[u8]>>,
+    metrics: Metrics,
+}
+
+impl Authentication {
+    /// With no token everyone is let in: the settings allow that on loopback alone.
+    pub(crate) fn new(token: Option<&str>, metrics: Metrics) -> Self {
+        Self {
+            expected: token.map(|token| format!("Bearer {token}").into_bytes().into()),
+            metrics,
+        }
+    }
+}
+
+impl Interceptor for Authentication {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        let Some(expected) = &self.expected else {
+            return Ok(request);
+        };
+        let given = request
+            .metadata()
+            .get("authorization")
+            .map(AsRef::as_ref)
+            .unwrap_or_default();
+        if bool::from(expected.ct_eq(given)) {
+            Ok(request)
+        } else {
+            self.metrics
+                .status(Code::Unauthenticated, std::time::Duration::ZERO);
+            Err(Status::unauthenticated(
+                "authorization: Bearer RECORDER_TOKEN is missing or wrong",
+            ))
+        }
+    }
+}
+
+/// What a failed transaction is answered with. The pixel halves a batch after the first kind, down to the one fact, and
+/// repeats it as it is after the second. Neither says what the batch holds.
+fn status(error: &Error) -> Status {
+    tracing::warn!(%error, "a batch was not recorded");
+    let sqlstate = error.sqlstate().map_or("none", |code| code.code());
+    match error.kind() {
+        ErrorKind::Data => Status::invalid_argument(format!(
+            "the database refuses a value of this batch (SQLSTATE {sqlstate}); send its halves"
+        )),
+        ErrorKind::Other => Status::internal(format!("the batch was not recorded (SQLSTATE {sqlstate})")),
+        kind => Status::unavailable(format!(
+            "the database cannot record now ({}, SQLSTATE {sqlstate})",
+            kind.label()
+        )),
+    }
+}
+
+/// The pixel's span, if it sent one.
+fn sender_of(metadata: &MetadataMap) -> opentelemetry::Context {
+    opentelemetry::global::get_text_map_propagator(|propagator| propagator.extract(&Carrier(metadata)))
+}
+
+struct Carrier<'a>(&'a MetadataMap);
+
+impl Extractor for Carrier<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.to_str().ok()
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0
+            .keys()
+            .map(|key| match key {
+                KeyRef::Ascii(key) => key.as_str(),
+                KeyRef::Binary(key) => key.as_str(),
+            })
+            .collect()
+    }
+}

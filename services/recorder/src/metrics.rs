@@ -1,0 +1,191 @@
+//! What the recorder counts. Everything is there, at zero, from the start.
+
+use std::time::Duration;
+
+use opentelemetry::{
+    KeyValue,
+    metrics::{Counter, Histogram, Meter, UpDownCounter},
+};
+use recorder_api::Outcome;
+use tonic::Code;
+
+/// From one fast batch to one that waits for locks.
+const SECONDS: [f64; 12] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 10.0,
+];
+/// Up to the most facts a batch may have.
+const FACTS: [f64; 8] = [1.0, 5.0, 20.0, 50.0, 100.0, 500.0, 1_000.0, 2_000.0];
+
+/// What a batch is answered with.
+const CODES: [Code; 5] = [
+    Code::Ok,
+    Code::InvalidArgument,
+    Code::Unauthenticated,
+    Code::ResourceExhausted,
+    Code::Unavailable,
+];
+
+/// The recorder's instruments.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    facts: Counter<u64>,
+    batch_duration: Histogram<f64>,
+    batch_facts: Histogram<u64>,
+    batches: Counter<u64>,
+    new_emails: Counter<u64>,
+    corrected: Counter<u64>,
+    partitions_made: Counter<u64>,
+    workers: UpDownCounter<i64>,
+    workers_busy: UpDownCounter<i64>,
+}
+
+impl Metrics {
+    pub(crate) fn new(meter: &Meter) -> Self {
+        let counter = |name, unit, description| {
+            meter
+                .u64_counter(name)
+                .with_unit(unit)
+                .with_description(description)
+                .build()
+        };
+        let gauge = |name, description| {
+            meter
+                .i64_up_down_counter(name)
+                .with_unit("{worker}")
+                .with_description(description)
+                .build()
+        };
+        let metrics = Self {
+            facts: counter(
+                "email_tracker.recorder.facts",
+                "{fact}",
+                "Facts answered for, by what became of them",
+            ),
+            batch_duration: meter
+                .f64_histogram("email_tracker.recorder.batch.duration")
+                .with_unit("s")
+                .with_description("From a batch's arrival to its answer")
+                .with_boundaries(SECONDS.to_vec())
+                .build(),
+            batch_facts: meter
+                .u64_histogram("email_tracker.recorder.batch.facts")
+                .with_unit("{fact}")
+                .with_description("Facts in a batch")
+                .with_boundaries(FACTS.to_vec())
+                .build(),
+            batches: counter(
+                "email_tracker.recorder.batches",
+                "{batch}",
+                "Batches answered, by gRPC status code",
+            ),
+            new_emails: counter(
+                "email_tracker.recorder.emails",
+                "{email}",
+                "Emails that a fact named for the first time",
+            ),
+            corrected: counter(
+                "email_tracker.recorder.verdicts.corrected",
+                "{hit}",
+                "Stored hits whose verdict a late fact changed",
+            ),
+            partitions_made: counter(
+                "email_tracker.recorder.partitions.made",
+                "{partition}",
+                "Monthly partitions of hits that this recorder made",
+            ),
+            workers: gauge(
+                "email_tracker.recorder.workers",
+                "Workers, each with one transaction at a time",
+            ),
+            workers_busy: gauge(
+                "email_tracker.recorder.workers.busy",
+                "Workers in a transaction now",
+            ),
+        };
+        metrics.start_at_zero();
+        metrics
+    }
+
+    fn start_at_zero(&self) {
+        for outcome in Outcome::ALL {
+            self.facts.add(0, &[label(outcome)]);
+        }
+        for code in CODES {
+            self.batches.add(0, &[code_label(code)]);
+        }
+        for counter in [&self.new_emails, &self.corrected, &self.partitions_made] {
+            counter.add(0, &[]);
+        }
+        self.workers.add(0, &[]);
+        self.workers_busy.add(0, &[]);
+    }
+
+    /// A batch of `outcomes` was answered after `took`.
+    pub(crate) fn answered(&self, outcomes: &[Outcome], took: Duration) {
+        for outcome in Outcome::ALL {
+            let count = outcomes.iter().filter(|each| **each == outcome).count();
+            if count > 0 {
+                self.facts.add(number(count), &[label(outcome)]);
+            }
+        }
+        self.batch_facts.record(number(outcomes.len()), &[]);
+        self.status(Code::Ok, took);
+    }
+
+    /// A batch was answered with `code`, after `took`.
+    pub(crate) fn status(&self, code: Code, took: Duration) {
+        self.batches.add(1, &[code_label(code)]);
+        self.batch_duration.record(took.as_secs_f64(), &[]);
+    }
+
+    /// A transaction recorded what it had to.
+    pub(crate) fn recorded(&self, new_emails: u64, corrected: usize) {
+        self.new_emails.add(new_emails, &[]);
+        self.corrected.add(number(corrected), &[]);
+    }
+
+    /// A partition was missing and is there now.
+    pub(crate) fn partition_made(&self) {
+        self.partitions_made.add(1, &[]);
+    }
+
+    /// This recorder has `count` workers more.
+    pub(crate) fn workers(&self, count: usize) {
+        self.workers.add(i64::try_from(count).unwrap_or(i64::MAX), &[]);
+    }
+
+    /// A worker is busy until the answer is dropped.
+    pub(crate) fn busy_worker(&self) -> BusyWorker<'_> {
+        self.workers_busy.add(1, &[]);
+        BusyWorker(self)
+    }
+}
+
+/// Counts as a busy worker as long as it lives.
+pub(crate) struct BusyWorker<'a>(&'a Metrics);
+
+impl Drop for BusyWorker<'_> {
+    fn drop(&mut self) {
+        self.0.workers_busy.add(-1, &[]);
+    }
+}
+
+fn number(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+fn code_label(code: Code) -> KeyValue {
+    let name = match code {
+        Code::Ok => "ok",
+        Code::InvalidArgument => "invalid_argument",
+        Code::Unauthenticated => "unauthenticated",
+        Code::ResourceExhausted => "resource_exhausted",
+        Code::Unavailable => "unavailable",
+        _ => "other",
+    };
+    KeyValue::new("code", name)
+}
+
+fn label(outcome: Outcome) -> KeyValue {
+    KeyValue::new("outcome", outcome.as_str())
+}

@@ -1,0 +1,122 @@
+//! The monthly partitions of hits: which exist, and how a missing one is made.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
+
+use database::{Database, Error, InStatement, Timestamptz, Transaction, Work};
+use jiff::{ToSpan, civil, tz::TimeZone};
+use tracking::Timestamp;
+
+use crate::metrics::Metrics;
+
+/// A month in UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Month(civil::Date);
+
+impl Month {
+    /// The month of `at`; `None` beyond the years that a calendar has.
+    pub(crate) fn of(at: Timestamp) -> Option<Self> {
+        let at = jiff::Timestamp::from_millisecond(at.as_millis()).ok()?;
+        Some(Self(at.to_zoned(TimeZone::UTC).date().first_of_month()))
+    }
+
+    /// The month after this one.
+    pub(crate) fn next(self) -> Option<Self> {
+        self.0.checked_add(1.month()).ok().map(Self)
+    }
+
+    /// When it begins.
+    fn start(self) -> Option<Timestamp> {
+        let start = self.0.to_zoned(TimeZone::UTC).ok()?;
+        Some(Timestamp::from_millis(start.timestamp().as_millisecond()))
+    }
+}
+
+/// Remembers which months have a partition, so that a batch costs no question about it.
+#[derive(Debug)]
+pub(crate) struct Partitions {
+    known: Mutex<BTreeSet<Month>>,
+    metrics: Metrics,
+}
+
+impl Partitions {
+    pub(crate) fn new(metrics: Metrics) -> Self {
+        Self {
+            known: Mutex::default(),
+            metrics,
+        }
+    }
+
+    /// Sees to it that each of `months` has its partition.
+    pub(crate) async fn ensure(&self, database: &Database, months: &BTreeSet<Month>) -> Result<(), Error> {
+        let missing: Vec<Month> = self.with_known(|known| months.difference(known).copied().collect());
+        for month in missing {
+            if database.transact(&AddPartition(month)).await? {
+                self.metrics.partition_made();
+                tracing::info!(month = %month.0.strftime("%Y-%m"), "made a partition of hits");
+            }
+            self.with_known(|known| known.insert(month));
+        }
+        Ok(())
+    }
+
+    /// Forgets what is known of `months`: one of them has turned out to be missing.
+    pub(crate) fn forget(&self, months: &BTreeSet<Month>) {
+        self.with_known(|known| known.retain(|month| !months.contains(month)));
+    }
+
+    fn with_known<T>(&self, what: impl FnOnce(&mut BTreeSet<Month>) -> T) -> T {
+        what(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Adds the partition of a month; answers whether it was missing.
+struct AddPartition(Month);
+
+impl Work for AddPartition {
+    const NAME: &'static str = "add_partition";
+    type Output = bool;
+
+    async fn run(&self, tx: &Transaction<'_>) -> Result<bool, Error> {
+        let Some(start) = self.0.start() else {
+            return Ok(false);
+        };
+        // Who waits for a table's lock makes all others wait behind it: rather give up and be asked again.
+        tx.batch_execute("set local lock_timeout = '2s'")
+            .await
+            .in_statement("set_lock_timeout")?;
+        let row = tx
+            .query_one(
+                "-- add_partition\nselect add_hits_partition($1)",
+                &[&Timestamptz(start)],
+            )
+            .await
+            .in_statement("add_partition")?;
+        Ok(row.try_get(0)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn months_begin_at_midnight_utc() {
+        let month = |at: &str| Month::of(Timestamp::parse_iso(at).unwrap()).unwrap();
+        let start = |month: Month| month.start().unwrap().to_string();
+        assert_eq!(
+            start(month("2026-02-28T23:59:59.999Z")),
+            "2026-02-01T00:00:00.000Z"
+        );
+        assert_eq!(
+            start(month("2026-03-01T00:00:00.000Z")),
+            "2026-03-01T00:00:00.000Z"
+        );
+        assert_eq!(
+            start(month("2026-12-31T23:59:59.999Z").next().unwrap()),
+            "2027-01-01T00:00:00.000Z"
+        );
+    }
+}

@@ -1,0 +1,119 @@
+//! Judging the new facts, and correcting what they change about stored hits.
+
+use std::collections::HashSet;
+
+use database::{Error, InStatement, Timestamptz, Transaction};
+use tracking::{
+    Mark, Rules, Verdict,
+    verdicts::{HitKey, MarkKey, Neighbourhood, NewHit, judge as judge_facts},
+};
+
+use super::{Batch, Statements, batch::EmailFacts};
+use crate::describe::DescribedHit;
+
+pub(super) const CORRECT: &str = "-- record: correct verdicts of stored hits
+update hits
+set is_duplicate = correct.is_duplicate, consumed_mark_at = correct.mark_at, consumed_mark_id = correct.mark_id
+from unnest($1::text[], $2::timestamptz[], $3::uuid[], $4::boolean[], $5::timestamptz[], $6::uuid[])
+  as correct (email_id, opened_at, event_id, is_duplicate, mark_at, mark_id)
+where hits.email_id = correct.email_id and hits.opened_at = correct.opened_at and hits.event_id = correct.event_id";
+
+/// What the batch means for one email.
+#[derive(Debug)]
+pub(super) struct Judged<'a> {
+    pub(super) email_id: &'a str,
+    /// In the timeline's order.
+    pub(super) new_hits: Vec<JudgedHit<'a>>,
+    pub(super) new_marks: Vec<&'a Mark>,
+    /// Stored hits whose verdict changes: before and after.
+    pub(super) corrected: Vec<(HitKey, Verdict, Verdict)>,
+}
+
+/// A new hit with its verdict.
+#[derive(Debug)]
+pub(super) struct JudgedHit<'a> {
+    pub(super) described: &'a DescribedHit,
+    pub(super) verdict: Verdict,
+}
+
+/// Judges the batch, email by email in its order.
+pub(super) fn judge<'a>(
+    rules: &Rules,
+    batch: &'a Batch,
+    neighbourhoods: &[Neighbourhood],
+) -> Vec<Judged<'a>> {
+    let pairs = batch.emails.iter().zip(neighbourhoods);
+    pairs
+        .map(|(facts, neighbourhood)| judge_email(rules, facts, neighbourhood))
+        .collect()
+}
+
+fn judge_email<'a>(rules: &Rules, facts: &'a EmailFacts, neighbourhood: &Neighbourhood) -> Judged<'a> {
+    let stored_hits: HashSet<HitKey> = neighbourhood.hits.iter().map(|hit| hit.key).collect();
+    let stored_marks: HashSet<&MarkKey> = neighbourhood.marks.iter().collect();
+    let new_hits: Vec<&DescribedHit> = facts
+        .hits
+        .iter()
+        .filter(|(key, _)| !stored_hits.contains(key))
+        .map(|(_, hit)| hit)
+        .collect();
+    let new_marks = || facts.marks.iter().filter(|(key, _)| !stored_marks.contains(key));
+
+    let hits_to_judge: Vec<NewHit> = new_hits.iter().map(|hit| hit.to_judge(rules)).collect();
+    let marks_to_judge: Vec<MarkKey> = new_marks().map(|(key, _)| *key).collect();
+    let judgement = judge_facts(rules, neighbourhood, &hits_to_judge, &marks_to_judge);
+
+    // Both are in the timeline's order.
+    let new_hits = new_hits.into_iter().zip(judgement.new);
+    Judged {
+        email_id: &facts.email_id,
+        new_hits: new_hits
+            .map(|(described, (_, verdict))| JudgedHit { described, verdict })
+            .collect(),
+        new_marks: new_marks().map(|(_, mark)| mark).collect(),
+        corrected: judgement.changed,
+    }
+}
+
+/// Writes the verdicts of stored hits that changed.
+pub(super) async fn correct(
+    tx: &Transaction<'_>,
+    statements: &Statements,
+    judged: &[Judged<'_>],
+) -> Result<(), Error> {
+    let corrected = || {
+        judged.iter().flat_map(|email| {
+            email
+                .corrected
+                .iter()
+                .map(|(key, _, after)| (email.email_id, key, after))
+        })
+    };
+    if corrected().next().is_none() {
+        return Ok(());
+    }
+    let email_id: Vec<&str> = corrected().map(|(email_id, ..)| email_id).collect();
+    let opened_at: Vec<Timestamptz> = corrected().map(|(_, key, _)| key.opened_at.into()).collect();
+    let event_id: Vec<_> = corrected().map(|(_, key, _)| key.event_id).collect();
+    let is_duplicate: Vec<bool> = corrected().map(|(.., verdict)| verdict.is_duplicate).collect();
+    let mark_at: Vec<Option<Timestamptz>> = corrected()
+        .map(|(.., verdict)| verdict.consumed_mark.map(|mark| mark.marked_at.into()))
+        .collect();
+    let mark_id: Vec<_> = corrected()
+        .map(|(.., verdict)| verdict.consumed_mark.map(|mark| mark.mark_id))
+        .collect();
+    tx.execute(
+        &statements.correct_hits,
+        &[
+            &email_id,
+            &opened_at,
+            &event_id,
+            &is_duplicate,
+            &mark_at,
+            &mark_id,
+        ],
+    )
+    .await
+    .in_statement("correct_hits")?;
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! A batch is split over workers by email, and each share is recorded in a transaction of its own.
+
+use std::{
+    collections::BTreeSet,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
+
+use database::{Database, Error};
+use recorder_api::Outcome;
+use tokio::{sync::Mutex, task::JoinSet};
+use tracing::Instrument;
+use tracking::{Fact, Rules};
+
+use crate::{
+    describe::Describer,
+    metrics::Metrics,
+    partitions::{Month, Partitions},
+    record::{Batch, Recording, is_missing_partition},
+};
+
+/// Records facts. Clones share everything.
+#[derive(Clone)]
+pub(crate) struct Workers(Arc<Shared>);
+
+struct Shared {
+    database: Database,
+    partitions: Arc<Partitions>,
+    rules: Rules,
+    describer: Describer,
+    workers: Vec<Worker>,
+    metrics: Metrics,
+}
+
+/// Emails of one worker never wait for another worker of this recorder: facts of an email meet in one worker, where they
+/// take turns before they take a connection.
+struct Worker {
+    /// Its row of `revisions`.
+    writer: String,
+    turn: Mutex<()>,
+}
+
+/// Facts for one worker, with the place of each in the batch.
+type Share = Vec<(usize, Fact)>;
+
+impl Workers {
+    /// `instance` names this recorder among others in the rows of `revisions`.
+    pub(crate) fn new(
+        database: Database,
+        partitions: Arc<Partitions>,
+        rules: Rules,
+        describer: Describer,
+        instance: &str,
+        count: usize,
+        metrics: Metrics,
+    ) -> Self {
+        metrics.workers(count);
+        let workers = (0..count)
+            .map(|number| Worker {
+                writer: format!("{instance}/{number}"),
+                turn: Mutex::default(),
+            })
+            .collect();
+        Self(Arc::new(Shared {
+            database,
+            partitions,
+            rules,
+            describer,
+            workers,
+            metrics,
+        }))
+    }
+
+    /// Records `facts`; answers, after the commit, what became of each, in their order.
+    ///
+    /// After an error any part of the facts may be stored. They can all be given again.
+    pub(crate) async fn record(&self, facts: Vec<Fact>) -> Result<Vec<Outcome>, Error> {
+        let mut outcomes = vec![Outcome::AlreadyKnown; facts.len()];
+        let mut running = JoinSet::new(); // if this is cancelled, so are they
+        for (worker, share) in self.split(facts).into_iter().enumerate() {
+            if !share.is_empty() {
+                let shared = Arc::clone(&self.0);
+                running.spawn(async move { shared.record_share(worker, share).await }.in_current_span());
+            }
+        }
+        let mut failed = None;
+        while let Some(done) = running.join_next().await {
+            match done {
+                Ok(Ok(places)) => {
+                    for (place, outcome) in places {
+                        if let Some(slot) = outcomes.get_mut(place) {
+                            *slot = outcome;
+                        }
+                    }
+                }
+                Ok(Err(error)) => failed = failed.or(Some(error)),
+                Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+            }
+        }
+        failed.map_or(Ok(outcomes), Err)
+    }
+
+    /// All facts of an email go to one worker.
+    fn split(&self, facts: Vec<Fact>) -> Vec<Share> {
+        let mut shares: Vec<Share> = self.0.workers.iter().map(|_| Share::new()).collect();
+        let count = u64::try_from(shares.len()).unwrap_or(1).max(1);
+        for (place, fact) in facts.into_iter().enumerate() {
+            let mut hasher = DefaultHasher::new();
+            fact.email_id().hash(&mut hasher);
+            let worker = usize::try_from(hasher.finish() % count).unwrap_or_default();
+            if let Some(share) = shares.get_mut(worker) {
+                share.push((place, fact));
+            }
+        }
+        shares
+    }
+}
+
+impl Shared {
+    async fn record_share(&self, worker: usize, share: Share) -> Result<Vec<(usize, Outcome)>, Error> {
+        let (places, facts): (Vec<usize>, Vec<Fact>) = share.into_iter().unzip();
+        let Some(worker) = self.workers.get(worker) else {
+            return Ok(Vec::new());
+        };
+        let outcomes = self
+            .record_batch(worker, &Batch::of(facts, &self.describer))
+            .await?;
+        Ok(places.into_iter().zip(outcomes).collect())
+    }
+
+    async fn record_batch(&self, worker: &Worker, batch: &Batch) -> Result<Vec<Outcome>, Error> {
+        let recording = Recording {
+            batch,
+            rules: &self.rules,
+            writer: &worker.writer,
+        };
+        let months: BTreeSet<Month> = batch.hit_times().filter_map(Month::of).collect();
+
+        let _turn = worker.turn.lock().await;
+        let _busy = self.metrics.busy_worker();
+        self.partitions.ensure(&self.database, &months).await?;
+        let recorded = match self.database.transact(&recording).await {
+            Err(error) if is_missing_partition(&error) => {
+                self.partitions.forget(&months); // dropped since
+                self.partitions.ensure(&self.database, &months).await?;
+                self.database.transact(&recording).await?
+            }
+            done => done?,
+        };
+        self.metrics.recorded(recorded.new_emails, recorded.corrected);
+        Ok(recorded.outcomes)
+    }
+}
