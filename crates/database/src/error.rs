@@ -1,6 +1,10 @@
 //! What went wrong with the database, sorted by what a caller can do about it.
 
-use std::{error::Error as StdError, fmt, io};
+use std::{
+    error::Error as StdError,
+    fmt::{self, Write},
+    io,
+};
 
 use deadpool_postgres::{HookError, PoolError, TimeoutType};
 use tokio_postgres::error::{DbError, SqlState};
@@ -149,7 +153,7 @@ impl Error {
             ("constraint", refusal.constraint()),
         ] {
             if let Some(value) = value {
-                what.push_str(&format!(", {name} {value}"));
+                let _ = write!(what, ", {name} {value}");
             }
         }
         Self {
@@ -181,7 +185,7 @@ impl From<tokio_postgres::Error> for Error {
             return Self::refused(refusal);
         }
         let source = error.source();
-        let lost = error.is_closed() || source.is_some_and(|source| source.is::<io::Error>());
+        let lost = error.is_closed() || source.is_some_and(<dyn StdError>::is::<io::Error>);
         let kind = if lost {
             ErrorKind::LostConnection
         } else {

@@ -88,14 +88,14 @@ pub async fn migrate(config: &Config, passwords: &RolePasswords) -> Result<Migra
         embedded::migrations::runner()
             .run_async(&mut client)
             .await
-            .map_err(sort_out)?;
+            .map_err(|error| sort_out(&error))?;
     }
     roles::apply(&mut client, passwords).await?;
     let to = schema_version(&client).await?.unwrap_or(SCHEMA_VERSION);
     Ok(Migrated { from, to })
 }
 
-fn sort_out(error: refinery::Error) -> MigrateError {
+fn sort_out(error: &refinery::Error) -> MigrateError {
     use refinery::error::Kind;
     match error.kind() {
         Kind::DivergentVersion(..) | Kind::MissingVersion(_) | Kind::RepeatedVersion(_) => {

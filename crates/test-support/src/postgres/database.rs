@@ -1,0 +1,56 @@
+//! One database of a test.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use tokio_postgres::Client;
+
+use super::{OWNER, server::Server};
+
+/// A database that only its test uses; dropped with the value.
+#[derive(Debug)]
+pub struct TestDatabase {
+    server: Arc<Server>,
+    name: String,
+}
+
+impl TestDatabase {
+    pub(super) const fn new(server: Arc<Server>, name: String) -> Self {
+        Self { server, name }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The owner's URL, over the Unix socket.
+    pub fn url(&self) -> String {
+        self.url_of(OWNER)
+    }
+
+    /// The URL of `role`, over the Unix socket, where no password is asked for. `postgres` is the superuser.
+    pub fn url_of(&self, role: &str) -> String {
+        self.server.socket_url(role, &self.name)
+    }
+
+    /// The URL of `role` over TCP, where it needs its password.
+    pub fn tcp_url_of(&self, role: &str) -> String {
+        self.tcp_url_through(role, ([127, 0, 0, 1], self.server.port()).into())
+    }
+
+    /// The same through a proxy at `address`.
+    pub fn tcp_url_through(&self, role: &str, address: SocketAddr) -> String {
+        format!("postgres://{role}@{address}/{}", self.name)
+    }
+
+    /// A superuser's connection, to look at what was stored or to disturb others.
+    pub async fn superuser(&self) -> Client {
+        self.server.superuser(&self.name).await
+    }
+}
+
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        self.server.drop_database(&self.name);
+    }
+}
