@@ -104,9 +104,7 @@ async fn a_server_goes_with_its_last_user() {
 
 #[tokio::test]
 async fn a_killed_test_process_leaves_nothing_behind() {
-    let this_test = std::env::current_exe().expect("the test's own path");
-    let target = this_test.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
-    let mut child = Spawned::start(&mut Command::new(target.join("examples/holds_a_server")));
+    let mut child = Spawned::start(&mut Command::new(env!("CARGO_BIN_EXE_holds_a_server")));
     let line = child.line_with("server in ").await;
     let data = Path::new(line.split_once("server in ").expect("as waited for").1);
     let folder = data.parent().expect("a folder").to_owned();
