@@ -1,1 +1,93 @@
-//! To come.
+//! The dashboard: shows the recorded emails and opens to their sender. It only reads.
+//!
+//! | asked for | answered in |
+//! | --- | --- |
+//! | `/dashboard/api/emails` | `api::emails`, streamed by `api::list` |
+//! | `/dashboard/api/open-events` | `api::open_events`, streamed by `api::list` |
+//! | `/metrics/gmail-proxy-latency` | `diagnostics::latency` |
+//! | `/metrics/suppress-signals`, `/metrics/suppression-debug` | `diagnostics::signals` |
+//! | `/dashboard` and what it loads | `page` |
+//! | `/dashboard/health` | `health` |
+
+mod api;
+mod auth;
+mod diagnostics;
+mod health;
+mod http;
+mod metrics;
+mod page;
+mod settings;
+
+use anyhow::Context;
+use database::Database;
+use service_kit::{Readiness, Secret, Surroundings, Tasks, admin, http::Limits};
+use tokio::runtime::Handle;
+
+use crate::{auth::Tokens, health::Health, http::Dashboard, metrics::Metrics};
+
+pub use settings::{SETTINGS, Settings};
+
+/// What one client's connection may use. A filter may be as long as a recipient: 10 KiB, three times that encoded.
+const LIMITS: Limits = Limits {
+    connections: 2_000,
+    head_bytes: 128 << 10,
+    header_lines: 200,
+    head_time: std::time::Duration::from_secs(75),
+};
+
+/// Runs the dashboard until `surroundings.stop`. It starts without its database, and is ready once that answers.
+pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Result<()> {
+    let Surroundings {
+        sockets,
+        clock,
+        metrics,
+        stop,
+    } = surroundings;
+    let config = settings.database.context("DATABASE_URL is not set")?;
+    let database = Database::open(&config, metrics.meter())?;
+    let health = Health::of(database.clone());
+    let dashboard = Dashboard {
+        tokens: Tokens::new(settings.tokens.iter().map(Secret::expose)),
+        metrics: Metrics::new(metrics.meter()),
+        health: health.clone(),
+        database: database.clone(),
+        clock,
+    };
+    if dashboard.tokens.is_empty() {
+        tracing::warn!("DASHBOARD_TOKEN is not set: every request for data is refused");
+    }
+    let router = http::router(dashboard);
+    let grace = settings.common.grace;
+    let mut tasks = Tasks::new(&stop, grace);
+    tasks.spawn(
+        "admin",
+        admin::serve(
+            sockets.admin,
+            readiness(health),
+            metrics,
+            sockets.log_level,
+            stop.clone(),
+        ),
+    );
+    tasks.spawn("http", sockets.public.serve(router, LIMITS, grace, stop));
+    let ended = tasks.finish().await;
+    database.close();
+    ended
+}
+
+/// Ready means that a read works. The check runs on this runtime, not on the admin port's own: a connection that it opens
+/// is then driven where it is used later.
+fn readiness(health: Health) -> Readiness {
+    let runtime = Handle::current();
+    Readiness::new().check("database", move || {
+        let health = health.clone();
+        let checked = runtime.spawn(async move { health.check().await });
+        async move {
+            match checked.await {
+                Ok(Ok(())) => admin::Health::Ok,
+                Ok(Err(problem)) => admin::Health::Failing(problem),
+                Err(error) => admin::Health::Failing(error.to_string()),
+            }
+        }
+    })
+}

@@ -1,0 +1,138 @@
+//! What an endpoint answers when it cannot answer: one shape, and nothing of the inside.
+
+use std::error::Error;
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use database::ErrorKind;
+use serde::Serialize;
+
+use crate::auth::TOKEN_HEADER;
+
+/// Seconds after which a client may try again when the database is away.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
+
+/// Why a request failed; its text is what the client reads.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    /// No token, a wrong one, or none is configured.
+    #[error("Unauthorized")]
+    Unauthorized,
+    /// A parameter that cannot be understood.
+    #[error("{name} {problem}")]
+    Parameter {
+        /// The parameter's name, one that the endpoint knows.
+        name: &'static str,
+        /// What is wrong with it and what is accepted.
+        problem: String,
+    },
+    /// There is no such path.
+    #[error("Not found")]
+    NotFound,
+    /// The path is there, but not for this method.
+    #[error("Method not allowed")]
+    MethodNotAllowed,
+    /// The database cannot be reached, is too slow, or is not migrated yet.
+    #[error("The database is not available")]
+    DatabaseAway(#[source] database::Error),
+    /// Something that the code does not understand: a defect.
+    #[error("Internal error")]
+    Defect(#[source] Box<dyn Error + Send + Sync>),
+}
+
+impl From<database::Error> for ApiError {
+    fn from(error: database::Error) -> Self {
+        let is_away = match error.kind() {
+            ErrorKind::Data => false,
+            // A missing table or column, database or schema will come with the migration.
+            ErrorKind::Other => error.sqlstate().is_some_and(|state| match state.code() {
+                "42P01" | "42703" => true,
+                code => !code.starts_with("42"),
+            }),
+            _ => true,
+        };
+        if is_away {
+            Self::DatabaseAway(error)
+        } else {
+            Self::Defect(error.into())
+        }
+    }
+}
+
+impl ApiError {
+    /// An error about the parameter `name`; `problem` completes the sentence that the name begins.
+    pub(crate) fn parameter(name: &'static str, problem: impl Into<String>) -> Self {
+        Self::Parameter {
+            name,
+            problem: problem.into(),
+        }
+    }
+
+    /// A defect, and what it looks like.
+    pub(crate) fn defect(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Defect(cause.into())
+    }
+
+    const fn status(&self) -> StatusCode {
+        match self {
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Parameter { .. } => StatusCode::BAD_REQUEST,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::DatabaseAway(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Defect(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+/// The failure's body, of every endpoint.
+#[derive(Serialize)]
+struct Failure {
+    ok: bool,
+    error: String,
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        match &self {
+            Self::DatabaseAway(source) => {
+                tracing::warn!(error = %source, "a request found no database");
+            }
+            Self::Defect(source) => {
+                tracing::error!(error = %chain(source.as_ref()), "a request met a defect");
+            }
+            _ => {}
+        }
+        let body = Json(Failure {
+            ok: false,
+            error: self.to_string(),
+        });
+        let mut response = (self.status(), body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        match self {
+            Self::Unauthorized => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(TOKEN_HEADER));
+            }
+            Self::DatabaseAway(_) => {
+                headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+/// An error with its causes.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,9 @@
+//! The API that the extension and the page read.
+
+pub(crate) mod cursor;
+pub(crate) mod emails;
+pub(crate) mod errors;
+pub(crate) mod etag;
+pub(crate) mod list;
+pub(crate) mod open_events;
+pub(crate) mod parameters;

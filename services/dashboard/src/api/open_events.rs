@@ -1,0 +1,138 @@
+//! `GET /dashboard/api/open-events`: the opens of one email or of all, the latest first.
+
+use std::net::IpAddr;
+
+use database::Timestamptz;
+use serde::Serialize;
+use tokio_postgres::{Row, types::ToSql};
+use tracking::{SuppressionReason, Verdict, token::MAX_FIELD_BYTES, verdicts::MarkKey};
+use uuid::Uuid;
+
+use super::{
+    cursor::HitCursor,
+    errors::ApiError,
+    list::{IsoTime, List, RowError, sql_limit},
+    parameters::Parameters,
+};
+
+/// `opened_at <= $2` says nothing that the row comparison does not; it is there for partitions to be left out.
+const SQL: &str = "-- open_events
+select h.id, h.email_id, e.user_id, e.recipient, h.opened_at, h.event_id, h.client_address, h.user_agent,
+       h.geo_country, h.geo_region, h.geo_city, h.latitude, h.longitude, h.device_type,
+       h.is_duplicate, h.consumed_mark_at, h.consumed_mark_id, h.compose_window
+from hits h
+join tracked_emails e on e.email_id = h.email_id
+where ($1::text is null or h.email_id = $1)
+  and ($2::timestamptz is null or (h.opened_at <= $2 and (h.opened_at, h.event_id) < ($2, $3::uuid)))
+  and ($4::boolean or h.is_open)
+order by h.opened_at desc, h.event_id desc
+limit $5::bigint
+";
+
+/// What is asked of the list.
+#[derive(Debug)]
+pub(crate) struct OpenEvents {
+    limit: Option<usize>,
+    email_id: Option<String>,
+    after_time: Option<Timestamptz>,
+    after_id: Option<Uuid>,
+    include_all: bool,
+    sql_limit: Option<i64>,
+}
+
+/// One hit as the API shows it.
+#[derive(Serialize)]
+struct Item<'r> {
+    id: i64,
+    email_id: &'r str,
+    user_id: &'r str,
+    recipient: &'r str,
+    opened_at: IsoTime,
+    ip_address: Option<IpAddr>,
+    user_agent: Option<&'r str>,
+    geo_country: Option<&'r str>,
+    geo_region: Option<&'r str>,
+    geo_city: Option<&'r str>,
+    latitude: Option<f64>,
+    longitude: Option<f64>,
+    device_type: &'r str,
+    is_duplicate: u8,
+    is_sender_suppressed: u8,
+    suppression_reason: Option<&'static str>,
+}
+
+impl List for OpenEvents {
+    const NAME: &'static str = "open-events";
+    const SQL: &'static str = SQL;
+
+    fn read(parameters: &Parameters<'_>) -> Result<Self, ApiError> {
+        let limit = parameters.limit()?;
+        let after = parameters.cursor(HitCursor::decode)?;
+        Ok(Self {
+            limit,
+            email_id: parameters.text("email_id", MAX_FIELD_BYTES)?,
+            after_time: after.map(|after| Timestamptz(after.opened_at)),
+            after_id: after.map(|after| after.event_id),
+            include_all: parameters.choice("include", &[("all", true)])?.unwrap_or(false),
+            sql_limit: sql_limit(limit),
+        })
+    }
+
+    fn limit(&self) -> Option<usize> {
+        self.limit
+    }
+
+    fn sql_parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
+        vec![
+            &self.email_id,
+            &self.after_time,
+            &self.after_id,
+            &self.include_all,
+            &self.sql_limit,
+        ]
+    }
+
+    fn write(&self, row: &Row, json: &mut Vec<u8>) -> Result<(), RowError> {
+        let verdict = verdict(row)?;
+        let item = Item {
+            id: row.try_get(0)?,
+            email_id: row.try_get(1)?,
+            user_id: row.try_get(2)?,
+            recipient: row.try_get(3)?,
+            opened_at: row.try_get::<_, Timestamptz>(4)?.into(),
+            ip_address: row.try_get(6)?,
+            user_agent: row.try_get(7)?,
+            geo_country: row.try_get(8)?,
+            geo_region: row.try_get(9)?,
+            geo_city: row.try_get(10)?,
+            latitude: row.try_get(11)?,
+            longitude: row.try_get(12)?,
+            device_type: row.try_get(13)?,
+            is_duplicate: verdict.is_duplicate.into(),
+            is_sender_suppressed: verdict.is_sender_suppressed().into(),
+            suppression_reason: verdict.suppression_reason().map(SuppressionReason::as_str),
+        };
+        Ok(serde_json::to_writer(json, &item)?)
+    }
+
+    fn cursor(&self, row: &Row) -> Result<String, RowError> {
+        let cursor = HitCursor {
+            opened_at: row.try_get::<_, Timestamptz>(4)?.0,
+            event_id: row.try_get(5)?,
+        };
+        Ok(cursor.encode())
+    }
+}
+
+fn verdict(row: &Row) -> Result<Verdict, RowError> {
+    let marked_at: Option<Timestamptz> = row.try_get(15)?;
+    let mark_id: Option<Uuid> = row.try_get(16)?;
+    Ok(Verdict {
+        is_duplicate: row.try_get(14)?,
+        consumed_mark: marked_at.zip(mark_id).map(|(marked_at, mark_id)| MarkKey {
+            marked_at: marked_at.0,
+            mark_id,
+        }),
+        compose_window: row.try_get(17)?,
+    })
+}

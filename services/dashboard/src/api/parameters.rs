@@ -1,0 +1,268 @@
+//! The query's parameters: each at most once, each within its limits, or an answer that names it.
+//!
+//! Parameters that an endpoint does not know are ignored, whatever they hold: the API grows by adding some, and a
+//! client may add its own against caches.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+use tracking::Timestamp;
+
+use super::errors::ApiError;
+
+/// Most rows that `limit` may ask for.
+pub(crate) const MAX_LIMIT: usize = 1_000;
+
+/// The parameters of one request, as they came.
+pub(crate) struct Parameters<'q> {
+    /// Decoded names; values as they came, because one that nobody asks for may be anything.
+    pairs: Vec<(Cow<'q, str>, &'q str)>,
+}
+
+impl<'q> Parameters<'q> {
+    /// Splits the query of a request's URI.
+    pub(crate) fn of(query: Option<&'q str>) -> Self {
+        let pairs = query
+            .unwrap_or_default()
+            .split('&')
+            .filter_map(|pair| {
+                let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+                Some((decoded(name)?, value))
+            })
+            .collect();
+        Self { pairs }
+    }
+
+    /// The decoded value of `name`, if it is there.
+    fn value(&self, name: &'static str) -> Result<Option<String>, ApiError> {
+        let mut values = self.pairs.iter().filter(|(given, _)| given == name);
+        let Some((_, value)) = values.next() else {
+            return Ok(None);
+        };
+        if values.next().is_some() {
+            return Err(ApiError::parameter(name, "is given more than once"));
+        }
+        let Some(value) = decoded(value) else {
+            return Err(ApiError::parameter(name, "is not percent-encoded UTF-8"));
+        };
+        if value.contains('\0') {
+            return Err(ApiError::parameter(name, "holds a NUL character"));
+        }
+        Ok(Some(value.into_owned()))
+    }
+
+    /// A text of 1 to `max_bytes` bytes.
+    pub(crate) fn text(&self, name: &'static str, max_bytes: usize) -> Result<Option<String>, ApiError> {
+        match self.value(name)? {
+            Some(text) if text.is_empty() => Err(ApiError::parameter(name, "is empty")),
+            Some(text) if text.len() > max_bytes => Err(ApiError::parameter(
+                name,
+                format!("is longer than {max_bytes} bytes"),
+            )),
+            text => Ok(text),
+        }
+    }
+
+    /// One of the words of `choices`.
+    pub(crate) fn choice<T: Copy>(
+        &self,
+        name: &'static str,
+        choices: &[(&str, T)],
+    ) -> Result<Option<T>, ApiError> {
+        let Some(text) = self.value(name)? else {
+            return Ok(None);
+        };
+        let found = choices.iter().find(|(word, _)| *word == text);
+        found.map(|(_, choice)| Some(*choice)).ok_or_else(|| {
+            let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
+            ApiError::parameter(name, format!("must be {}", words.join(" or ")))
+        })
+    }
+
+    /// `limit`: how many rows to answer at most.
+    pub(crate) fn limit(&self) -> Result<Option<usize>, ApiError> {
+        let Some(text) = self.value("limit")? else {
+            return Ok(None);
+        };
+        let number = text
+            .bytes()
+            .all(|byte| byte.is_ascii_digit())
+            .then(|| text.parse().ok())
+            .flatten()
+            .filter(|limit| (1..=MAX_LIMIT).contains(limit));
+        match number {
+            Some(limit) => Ok(Some(limit)),
+            None => Err(ApiError::parameter(
+                "limit",
+                format!("must be a whole number from 1 to {MAX_LIMIT}"),
+            )),
+        }
+    }
+
+    /// A time in ISO 8601 with an offset.
+    pub(crate) fn time(&self, name: &'static str) -> Result<Option<Timestamp>, ApiError> {
+        let Some(text) = self.value(name)? else {
+            return Ok(None);
+        };
+        match Timestamp::parse_iso(&text) {
+            // No fact can lie outside these, and the database need not know years beyond its own range.
+            Some(time) => Ok(Some(time.clamp(Timestamp::default(), Timestamp::MAX_IN_ID))),
+            None => Err(ApiError::parameter(
+                name,
+                "must be an ISO 8601 time with an offset, for example 2026-03-01T00:00:00Z (write + as %2B)",
+            )),
+        }
+    }
+
+    /// `cursor`, read by `parse`.
+    pub(crate) fn cursor<T>(&self, parse: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>, ApiError> {
+        let Some(text) = self.value("cursor")? else {
+            return Ok(None);
+        };
+        match parse(&text) {
+            Some(cursor) => Ok(Some(cursor)),
+            None => Err(ApiError::parameter(
+                "cursor",
+                "is not one that this endpoint gave as next_cursor",
+            )),
+        }
+    }
+}
+
+/// Undoes form encoding; `None` if there is a `%` without two hex digits, or the bytes are no UTF-8.
+fn decoded(text: &str) -> Option<Cow<'_, str>> {
+    let is_escaped = |rest: &str| {
+        let mut digits = rest.bytes();
+        (0..2).all(|_| digits.next().is_some_and(|digit| digit.is_ascii_hexdigit()))
+    };
+    if !text.split('%').skip(1).all(is_escaped) {
+        return None;
+    }
+    if text.contains('+') {
+        let spaced = text.replace('+', " ");
+        let decoded = percent_decode_str(&spaced).decode_utf8().ok()?;
+        return Some(Cow::Owned(decoded.into_owned()));
+    }
+    percent_decode_str(text).decode_utf8().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem<T>(result: Result<T, ApiError>) -> String {
+        result.err().expect("a bad parameter").to_string()
+    }
+
+    #[test]
+    fn values_are_form_decoded() {
+        let parameters = Parameters::of(Some("q=a%2Bb+c%25%5F&recipient=J%C3%BCrgen&x"));
+        assert_eq!(parameters.value("q").unwrap().as_deref(), Some("a+b c%_"));
+        assert_eq!(
+            parameters.text("recipient", 100).unwrap().as_deref(),
+            Some("Jürgen")
+        );
+        assert_eq!(parameters.text("email_id", 100).unwrap(), None);
+        assert_eq!(Parameters::of(None).limit().unwrap(), None);
+    }
+
+    #[test]
+    fn garbage_is_refused_by_name() {
+        for (query, expected) in [
+            ("q=%", "q is not percent-encoded UTF-8"),
+            ("q=%4", "q is not percent-encoded UTF-8"),
+            ("q=%+1", "q is not percent-encoded UTF-8"),
+            ("q=%zz", "q is not percent-encoded UTF-8"),
+            ("q=%ff", "q is not percent-encoded UTF-8"),
+            ("q=a%00b", "q holds a NUL character"),
+            ("q=a&q=a", "q is given more than once"),
+            ("%71=a&q=a", "q is given more than once"),
+        ] {
+            assert_eq!(
+                problem(Parameters::of(Some(query)).value("q")),
+                expected,
+                "{query}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_nobody_asks_for_may_be_anything() {
+        let parameters = Parameters::of(Some("%ff=1&_=%&_=%zz&=&&limit=7"));
+        assert_eq!(parameters.limit().unwrap(), Some(7));
+    }
+
+    #[test]
+    fn limits_are_whole_numbers_in_range() {
+        for (text, limit) in [("1", 1), ("1000", 1_000), ("007", 7)] {
+            let query = format!("limit={text}");
+            assert_eq!(Parameters::of(Some(&query)).limit().unwrap(), Some(limit));
+        }
+        for text in [
+            "",
+            "0",
+            "1001",
+            "-1",
+            "%2B5",
+            "5.0",
+            "1e2",
+            "ten",
+            "99999999999999999999",
+            "%EF%BC%95",
+        ] {
+            let query = format!("limit={text}");
+            assert_eq!(
+                problem(Parameters::of(Some(&query)).limit()),
+                "limit must be a whole number from 1 to 1000",
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn texts_have_lengths() {
+        let parameters = Parameters::of(Some("email_id=abc&user_id="));
+        assert!(parameters.text("email_id", 3).unwrap().is_some());
+        assert_eq!(
+            problem(parameters.text("email_id", 2)),
+            "email_id is longer than 2 bytes"
+        );
+        assert_eq!(problem(parameters.text("user_id", 2)), "user_id is empty");
+    }
+
+    #[test]
+    fn choices_are_the_given_words() {
+        let choices = [("true", true), ("false", false)];
+        let choice = |query: &str| Parameters::of(Some(query)).choice("opened", &choices);
+        assert_eq!(choice("opened=true").unwrap(), Some(true));
+        assert_eq!(choice("opened=false").unwrap(), Some(false));
+        assert_eq!(choice("").unwrap(), None);
+        for query in ["opened", "opened=TRUE", "opened=1"] {
+            assert_eq!(problem(choice(query)), "opened must be true or false");
+        }
+    }
+
+    #[test]
+    fn times_need_an_offset_and_are_held_in_range() {
+        let time = |query: &str| Parameters::of(Some(query)).time("since");
+        assert_eq!(
+            time("since=2024-03-09T17:00:00%2B01:00").unwrap(),
+            Some(Timestamp::from_millis(1_710_000_000_000))
+        );
+        assert_eq!(
+            time("since=-009000-01-01T00:00:00Z").unwrap(),
+            Some(Timestamp::default())
+        );
+        for query in [
+            "since=",
+            "since=yesterday",
+            "since=2024-03-09",
+            "since=2024-03-09T17:00:00+01:00",
+        ] {
+            assert!(
+                problem(time(query)).starts_with("since must be an ISO 8601 time"),
+                "{query}"
+            );
+        }
+    }
+}

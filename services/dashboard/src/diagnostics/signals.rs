@@ -1,0 +1,213 @@
+//! `GET /metrics/suppress-signals` and `GET /metrics/suppression-debug`: what became of each mark.
+//!
+//! A mark ends in one of three ways, as the verdicts say: the email's next fact is a hit within the mark's time to live,
+//! which consumes it; or it is a mark within that time, which replaces it; or neither comes, and it expires. So a
+//! replaced mark leaves no signal but its own, and a mark is still pending up to and including the last millisecond of
+//! its time to live. It expires, for these diagnostics, once the clock has passed that; the signal bears the time
+//! mark + time to live.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use database::{Error, InStatement, IsolationLevel, Timestamptz, Transaction, Work};
+use serde::Serialize;
+use tracking::{Timestamp, verdicts::MARK_TTL_MS};
+
+/// The newest signals that are looked at.
+pub(crate) const MOST_SIGNALS: i64 = 5_000;
+
+/// The newest signals of each kind, and of these the newest of all, the newest first.
+///
+/// The order within a millisecond is the timeline's: marks, then hits (their consumption, then the proxy's hit), then
+/// what expires. Of the marks, only those that could expire among the newest signals are looked at: at least `$2` marks
+/// are as young as `earliest`, and what expired before that is older than all of these.
+const SIGNALS: &str = "-- suppress_signals
+with earliest as materialized (
+  select coalesce((select marked_at from marks order by marked_at desc, mark_id desc offset $2::bigint - 1 limit 1)
+                  - $3::bigint * interval '1 ms', '-infinity') as marked_at
+),
+expired as (
+  select m.email_id, m.marked_at + $3 * interval '1 ms' as at, m.mark_id
+  from earliest
+  join marks m on m.marked_at >= earliest.marked_at
+  where m.marked_at + $3 * interval '1 ms' < $1::timestamptz
+    and not exists (select from hits h where h.email_id = m.email_id
+                    and h.opened_at between m.marked_at and m.marked_at + $3 * interval '1 ms')
+    and not exists (select from marks later where later.email_id = m.email_id
+                    and (later.marked_at, later.mark_id) > (m.marked_at, m.mark_id)
+                    and later.marked_at <= m.marked_at + $3 * interval '1 ms')
+),
+signals (step, email_id, at, fact_id, client_address, user_agent, consumed_mark_at) as (
+  (select 0, email_id, marked_at, mark_id, client_address, user_agent, null::timestamptz
+   from marks order by marked_at desc, mark_id desc limit $2)
+  union all
+  (select 1, email_id, opened_at, event_id, client_address, user_agent, consumed_mark_at
+   from hits where consumed_mark_at is not null order by opened_at desc, event_id desc limit $2)
+  union all
+  (select 2, email_id, opened_at, event_id, client_address, user_agent, consumed_mark_at
+   from hits where google_proxy order by opened_at desc, event_id desc limit $2)
+  union all
+  (select 3, email_id, at, mark_id, null, null, null from expired)
+)
+select step, email_id, at, client_address, user_agent, consumed_mark_at
+from signals
+order by at desc, (step + 1) / 2 desc, fact_id desc, step desc
+limit $2
+";
+
+/// A mark that a newer one replaced is not told from it here: both are of one email.
+const ACTIVE_EMAILS: &str = "-- active_emails
+select count(distinct m.email_id)
+from marks m
+where m.marked_at >= $1::timestamptz - $2::bigint * interval '1 ms'
+  and not exists (select from hits h where h.email_id = m.email_id
+                  and h.opened_at between m.marked_at and m.marked_at + $2 * interval '1 ms')
+";
+
+/// The newest signals as of `now`.
+pub(crate) struct ReadSignals {
+    /// The time by which marks have expired or not.
+    pub(crate) now: Timestamp,
+}
+
+/// What [`ReadSignals`] found, in one snapshot.
+pub(crate) struct Signals {
+    /// Emails with a mark that neither a hit has consumed nor time has ended.
+    active_email_ids: i64,
+    /// The oldest first.
+    recent: Vec<Signal>,
+}
+
+/// One thing that happened to a mark.
+#[derive(Serialize)]
+pub(crate) struct Signal {
+    event: Event,
+    email_id: String,
+    at_ms: i64,
+    ip: Option<IpAddr>,
+    user_agent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delta_ms: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pending_suppression: Option<bool>,
+}
+
+/// What happened.
+#[derive(Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Event {
+    MarkSuppressNext,
+    SuppressionConsumed,
+    GoogleProxyHit,
+    SuppressionExpired,
+}
+
+impl Work for ReadSignals {
+    const NAME: &'static str = "suppress_signals";
+    const ISOLATION: IsolationLevel = IsolationLevel::RepeatableRead;
+    const READ_ONLY: bool = true;
+    type Output = Signals;
+
+    async fn run(&self, tx: &Transaction<'_>) -> Result<Signals, Error> {
+        let now = Timestamptz(self.now);
+        let statement = tx
+            .prepare_cached(ACTIVE_EMAILS)
+            .await
+            .in_statement("active_emails")?;
+        let active = tx
+            .query_one(&statement, &[&now, &MARK_TTL_MS])
+            .await
+            .in_statement("active_emails")?;
+        let statement = tx.prepare_cached(SIGNALS).await.in_statement(Self::NAME)?;
+        let rows = tx
+            .query(&statement, &[&now, &MOST_SIGNALS, &MARK_TTL_MS])
+            .await
+            .in_statement(Self::NAME)?;
+        Ok(Signals {
+            active_email_ids: active.try_get(0)?,
+            recent: rows.iter().rev().map(signal).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+fn signal(row: &tokio_postgres::Row) -> Result<Signal, Error> {
+    let at: Timestamptz = row.try_get(2)?;
+    let consumed_mark_at: Option<Timestamptz> = row.try_get(5)?;
+    let event = match row.try_get::<_, i32>(0)? {
+        0 => Event::MarkSuppressNext,
+        1 => Event::SuppressionConsumed,
+        2 => Event::GoogleProxyHit,
+        _ => Event::SuppressionExpired,
+    };
+    Ok(Signal {
+        event,
+        email_id: row.try_get(1)?,
+        at_ms: at.0.as_millis(),
+        ip: row.try_get(3)?,
+        user_agent: row.try_get(4)?,
+        delta_ms: consumed_mark_at
+            .filter(|_| event == Event::SuppressionConsumed)
+            .map(|marked_at| at.0.millis_since(marked_at.0)),
+        pending_suppression: (event == Event::GoogleProxyHit).then_some(consumed_mark_at.is_some()),
+    })
+}
+
+/// The answer of `suppress-signals`.
+#[derive(Serialize)]
+pub(crate) struct SuppressSignals {
+    count: usize,
+    active_email_ids: i64,
+    ttl_ms: i64,
+    recent: Vec<Signal>,
+}
+
+impl From<Signals> for SuppressSignals {
+    fn from(signals: Signals) -> Self {
+        Self {
+            count: signals.recent.len(),
+            active_email_ids: signals.active_email_ids,
+            ttl_ms: MARK_TTL_MS,
+            recent: signals.recent,
+        }
+    }
+}
+
+/// The answer of `suppression-debug`: the same signals by email.
+#[derive(Serialize)]
+pub(crate) struct SuppressionDebug {
+    active_email_ids: i64,
+    ttl_ms: i64,
+    recent_events: usize,
+    by_email: BTreeMap<String, EmailSignals>,
+}
+
+/// When what happened to one email's marks, in milliseconds since 1970, the oldest first.
+#[derive(Default, Serialize)]
+struct EmailSignals {
+    marks: Vec<i64>,
+    google_proxy_hits: Vec<i64>,
+    consumed: Vec<i64>,
+    expired: Vec<i64>,
+}
+
+impl From<Signals> for SuppressionDebug {
+    fn from(signals: Signals) -> Self {
+        let recent_events = signals.recent.len();
+        let mut by_email: BTreeMap<String, EmailSignals> = BTreeMap::new();
+        for signal in signals.recent {
+            let email = by_email.entry(signal.email_id).or_default();
+            let times = match signal.event {
+                Event::MarkSuppressNext => &mut email.marks,
+                Event::SuppressionConsumed => &mut email.consumed,
+                Event::GoogleProxyHit => &mut email.google_proxy_hits,
+                Event::SuppressionExpired => &mut email.expired,
+            };
+            times.push(signal.at_ms);
+        }
+        Self {
+            active_email_ids: signals.active_email_ids,
+            ttl_ms: MARK_TTL_MS,
+            recent_events,
+            by_email,
+        }
+    }
+}

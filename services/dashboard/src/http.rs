@@ -1,0 +1,154 @@
+//! The public port: routes, who may ask, and the headers that every answer carries.
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    Json, Router,
+    extract::{RawQuery, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use database::{Database, Work};
+use serde::Serialize;
+use tower_http::{CompressionLevel, compression::CompressionLayer};
+use tracking::Clock;
+
+use crate::{
+    api::{
+        emails::Emails,
+        errors::ApiError,
+        list::{self, List},
+        open_events::OpenEvents,
+    },
+    auth::Tokens,
+    diagnostics::{
+        latency::{Latencies, ReadLatencies},
+        signals::{ReadSignals, SuppressSignals, SuppressionDebug},
+    },
+    health::Health,
+    metrics::{Metrics, Route},
+    page::{APP, Asset, ICON, INDEX, STYLE},
+};
+
+/// Headers of every answer that does not say otherwise itself.
+const HEADERS: [(HeaderName, &str); 6] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; frame-ancestors 'none'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (
+        HeaderName::from_static("cross-origin-opener-policy"),
+        "same-origin",
+    ),
+    (
+        HeaderName::from_static("permissions-policy"),
+        "camera=(), geolocation=(), microphone=()",
+    ),
+];
+
+/// What the handlers share.
+#[derive(Clone)]
+pub(crate) struct Dashboard {
+    /// Where it reads.
+    pub(crate) database: Database,
+    /// The time by which marks expire.
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Who may read.
+    pub(crate) tokens: Tokens,
+    /// Whether it can.
+    pub(crate) health: Health,
+    /// What it counts.
+    pub(crate) metrics: Metrics,
+}
+
+/// All that the public port answers.
+pub(crate) fn router(dashboard: Dashboard) -> Router {
+    let compression = CompressionLayer::new()
+        .gzip(true)
+        .quality(CompressionLevel::Fastest);
+    Router::new()
+        .route("/dashboard/api/emails", get(list::<Emails>))
+        .route("/dashboard/api/open-events", get(list::<OpenEvents>))
+        .route("/metrics/gmail-proxy-latency", get(gmail_proxy_latency))
+        .route("/metrics/suppress-signals", get(signals::<SuppressSignals>))
+        .route("/metrics/suppression-debug", get(signals::<SuppressionDebug>))
+        .route("/dashboard/health", get(health))
+        .route("/dashboard", asset(INDEX))
+        .route("/dashboard/", asset(INDEX))
+        .route("/dashboard/app.js", asset(APP))
+        .route("/dashboard/style.css", asset(STYLE))
+        .route("/dashboard/icon.svg", asset(ICON))
+        .fallback(|| async { ApiError::NotFound })
+        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+        .layer(compression)
+        .layer(middleware::from_fn_with_state(dashboard.clone(), guard))
+        .with_state(dashboard)
+}
+
+/// Counts the request, asks for the token where personal data lies, and adds [`HEADERS`].
+async fn guard(State(dashboard): State<Dashboard>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let path = request.uri().path();
+    let route = Route::of(path);
+    let is_private =
+        path == "/dashboard/api" || path.starts_with("/dashboard/api/") || path.starts_with("/metrics/");
+    let mut response = if is_private && !dashboard.tokens.accept(request.headers()) {
+        ApiError::Unauthorized.into_response()
+    } else {
+        next.run(request).await
+    };
+    for (name, value) in HEADERS {
+        response
+            .headers_mut()
+            .entry(name)
+            .or_insert(HeaderValue::from_static(value));
+    }
+    dashboard
+        .metrics
+        .answered(route, response.status(), started.elapsed());
+    response
+}
+
+async fn list<L: List>(
+    State(dashboard): State<Dashboard>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    list::answer::<L>(dashboard.database, dashboard.metrics, query.as_deref(), headers).await
+}
+
+async fn gmail_proxy_latency(State(dashboard): State<Dashboard>) -> Result<Response, ApiError> {
+    diagnostic(&dashboard, ReadLatencies, Latencies::of).await
+}
+
+async fn signals<T>(State(dashboard): State<Dashboard>) -> Result<Response, ApiError>
+where
+    T: From<<ReadSignals as Work>::Output> + Serialize,
+{
+    let now = dashboard.clock.now();
+    diagnostic(&dashboard, ReadSignals { now }, T::from).await
+}
+
+/// Reads by `work` and answers what `sum_up` makes of it. It is personal data: nobody keeps it.
+async fn diagnostic<W: Work, T: Serialize>(
+    dashboard: &Dashboard,
+    work: W,
+    sum_up: impl FnOnce(W::Output) -> T,
+) -> Result<Response, ApiError> {
+    let found = dashboard.database.transact(&work).await?;
+    let no_store = [(header::CACHE_CONTROL, "no-store")];
+    Ok((no_store, Json(sum_up(found))).into_response())
+}
+
+async fn health(State(dashboard): State<Dashboard>) -> Response {
+    dashboard.health.response().await
+}
+
+fn asset(asset: Asset) -> axum::routing::MethodRouter<Dashboard> {
+    get(move |headers: HeaderMap| async move { asset.response(&headers) })
+}

@@ -1,0 +1,199 @@
+//! The dashboard's instruments.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use opentelemetry::{
+    KeyValue,
+    metrics::{Counter, Histogram, Meter},
+};
+
+/// From a 304 to the complete list of a large installation.
+const SECONDS: [f64; 12] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0,
+];
+
+/// What is asked for, as few words as there are endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// The list of emails.
+    Emails,
+    /// The list of opens.
+    OpenEvents,
+    /// One of the diagnostics.
+    Diagnostics,
+    /// The page and what it loads.
+    Page,
+    /// The health.
+    Health,
+    /// Anything else.
+    Unknown,
+}
+
+impl Route {
+    const ALL: [Self; 6] = [
+        Self::Emails,
+        Self::OpenEvents,
+        Self::Diagnostics,
+        Self::Page,
+        Self::Health,
+        Self::Unknown,
+    ];
+
+    /// The route of a path.
+    pub(crate) fn of(path: &str) -> Self {
+        match path {
+            "/dashboard/api/emails" => Self::Emails,
+            "/dashboard/api/open-events" => Self::OpenEvents,
+            "/dashboard/health" => Self::Health,
+            "/metrics/gmail-proxy-latency" | "/metrics/suppress-signals" | "/metrics/suppression-debug" => {
+                Self::Diagnostics
+            }
+            "/dashboard"
+            | "/dashboard/"
+            | "/dashboard/app.js"
+            | "/dashboard/style.css"
+            | "/dashboard/icon.svg" => Self::Page,
+            _ => Self::Unknown,
+        }
+    }
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Emails => "emails",
+            Self::OpenEvents => "open_events",
+            Self::Diagnostics => "diagnostics",
+            Self::Page => "page",
+            Self::Health => "health",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// How a list that was sent in parts ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StreamEnd {
+    /// At its end.
+    Complete,
+    /// The client closed the connection.
+    ClientGone,
+    /// The client read too slowly.
+    ClientSlow,
+    /// The database failed on the way.
+    DatabaseFailed,
+    /// A row could not be understood.
+    Defect,
+}
+
+impl StreamEnd {
+    const ALL: [Self; 5] = [
+        Self::Complete,
+        Self::ClientGone,
+        Self::ClientSlow,
+        Self::DatabaseFailed,
+        Self::Defect,
+    ];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::ClientGone => "client_gone",
+            Self::ClientSlow => "client_slow",
+            Self::DatabaseFailed => "database_failed",
+            Self::Defect => "defect",
+        }
+    }
+}
+
+const STATUS_CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
+
+/// The instruments; clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    requests: Counter<u64>,
+    duration: Histogram<f64>,
+    not_modified: Counter<u64>,
+    rows: Counter<u64>,
+    streams: Counter<u64>,
+}
+
+impl Metrics {
+    /// Makes the instruments; every series begins at zero.
+    pub(crate) fn new(meter: &Meter) -> Self {
+        let counter = |name: &'static str, description: &'static str| {
+            meter.u64_counter(name).with_description(description).build()
+        };
+        let metrics = Self {
+            requests: counter(
+                "email_tracker.dashboard.requests",
+                "Requests answered, by what was asked for and class of the status",
+            ),
+            duration: meter
+                .f64_histogram("email_tracker.dashboard.request.duration")
+                .with_unit("s")
+                .with_description("Time from a request's head to its answer's, by what was asked for")
+                .with_boundaries(SECONDS.to_vec())
+                .build(),
+            not_modified: counter(
+                "email_tracker.dashboard.not_modified",
+                "Lists that the client held already (status 304), by list",
+            ),
+            rows: counter(
+                "email_tracker.dashboard.rows",
+                "Rows of lists written for clients",
+            ),
+            streams: counter(
+                "email_tracker.dashboard.streams",
+                "Lists sent in parts, by how they ended; all but `complete` were cut off",
+            ),
+        };
+        for route in Route::ALL {
+            for class in STATUS_CLASSES {
+                metrics.requests.add(0, &request_labels(route, class));
+            }
+        }
+        for route in [Route::Emails, Route::OpenEvents] {
+            metrics
+                .not_modified
+                .add(0, &[KeyValue::new("route", route.label())]);
+        }
+        metrics.rows.add(0, &[]);
+        for end in StreamEnd::ALL {
+            metrics.streams.add(0, &[KeyValue::new("end", end.label())]);
+        }
+        metrics
+    }
+
+    /// A request was answered.
+    pub(crate) fn answered(&self, route: Route, status: StatusCode, time: Duration) {
+        let class = match status.as_u16() {
+            ..300 => "2xx",
+            300..400 => "3xx",
+            400..500 => "4xx",
+            500.. => "5xx",
+        };
+        self.requests.add(1, &request_labels(route, class));
+        let label = [KeyValue::new("route", route.label())];
+        self.duration.record(time.as_secs_f64(), &label);
+        if status == StatusCode::NOT_MODIFIED && matches!(route, Route::Emails | Route::OpenEvents) {
+            self.not_modified.add(1, &label);
+        }
+    }
+
+    /// Rows were written for a client.
+    pub(crate) fn rows_sent(&self, count: usize) {
+        self.rows.add(u64::try_from(count).unwrap_or(u64::MAX), &[]);
+    }
+
+    /// A list sent in parts ended.
+    pub(crate) fn stream_ended(&self, end: StreamEnd) {
+        self.streams.add(1, &[KeyValue::new("end", end.label())]);
+    }
+}
+
+fn request_labels(route: Route, class: &'static str) -> [KeyValue; 2] {
+    [
+        KeyValue::new("route", route.label()),
+        KeyValue::new("status", class),
+    ]
+}
