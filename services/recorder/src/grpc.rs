@@ -1,36 +1,48 @@
 //! The gRPC service: who may call it, what a batch may be, and what each fact and each failure is answered with.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use anyhow::Context;
 use database::{Error, ErrorKind};
 use opentelemetry::propagation::Extractor;
 use recorder_api::{
-    MAX_BATCH_FACTS, MAX_MESSAGE_BYTES, Outcome,
+    FILE_DESCRIPTOR_SET, MAX_BATCH_FACTS, MAX_MESSAGE_BYTES, Outcome,
     v1::{self, recorder_server},
 };
 use subtle::ConstantTimeEq;
-use tokio::sync::Semaphore;
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::sync::CancellationToken;
 use tonic::{
     Code, Request, Response, Status,
     metadata::{KeyRef, MetadataMap},
     service::{Interceptor, interceptor::InterceptedService},
+    transport::server::TcpIncoming,
 };
+use tonic_health::pb::health_server::{Health, HealthServer};
 use tracing::Instrument;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracking::{Clock, Fact};
 
-use crate::{metrics::Metrics, range::Range, schema::SchemaGate, workers::Workers};
+use crate::{metrics::Metrics, range::Range, schema::SchemaGate, workers::Recorder};
 
 /// Most batches taken up at once; each is held in memory. A pixel has few in flight, so this is many pixels.
 const MAX_BATCHES: usize = 64;
 
+/// Most calls of one connection at once; more wait.
+const MAX_CALLS_PER_CONNECTION: usize = 16;
+/// A pixel that is gone without a word is noticed after this and the time-out.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Answers batches.
 pub(crate) struct Service {
-    workers: Workers,
+    recorder: Recorder,
     schema: Arc<SchemaGate>,
     range: Range,
     clock: Arc<dyn Clock>,
-    metrics: Metrics,
     room: Semaphore,
 }
 
@@ -39,18 +51,16 @@ pub(crate) type Server = InterceptedService<recorder_server::RecorderServer<Serv
 
 impl Service {
     pub(crate) fn new(
-        workers: Workers,
+        recorder: Recorder,
         schema: Arc<SchemaGate>,
         range: Range,
         clock: Arc<dyn Clock>,
-        metrics: Metrics,
     ) -> Self {
         Self {
-            workers,
+            recorder,
             schema,
             range,
             clock,
-            metrics,
             room: Semaphore::new(MAX_BATCHES),
         }
     }
@@ -89,7 +99,7 @@ impl Service {
             }
         }
         let mut recorded = self
-            .workers
+            .recorder
             .record(accepted)
             .await
             .map_err(|error| status(&error))?
@@ -130,8 +140,8 @@ impl recorder_server::Recorder for Service {
         let _ = span.set_parent(sender_of(request.metadata()));
         let answer = self.answer(request.into_inner().facts).instrument(span).await;
         match &answer {
-            Ok(outcomes) => self.metrics.answered(outcomes, began.elapsed()),
-            Err(status) => self.metrics.status(status.code(), began.elapsed()),
+            Ok(outcomes) => self.recorder.metrics().answered(outcomes, began.elapsed()),
+            Err(status) => self.recorder.metrics().status(status.code(), began.elapsed()),
         }
         let outcomes = answer?
             .into_iter()
@@ -139,6 +149,32 @@ impl recorder_server::Recorder for Service {
             .collect();
         Ok(Response::new(v1::RecordResponse { outcomes }))
     }
+}
+
+/// Serves the recorder, gRPC's health and its reflection on `listener` until `stop`; batches under way are answered.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    server: Server,
+    health: HealthServer<impl Health>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .tcp_nodelay(true)
+        .concurrency_limit_per_connection(MAX_CALLS_PER_CONNECTION)
+        .add_service(server)
+        .add_service(health)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener), stop.cancelled_owned())
+        .await
+        .context("the gRPC server failed")
 }
 
 /// Lets calls in that carry the shared secret.
@@ -172,8 +208,7 @@ impl Interceptor for Authentication {
         if bool::from(expected.ct_eq(given)) {
             Ok(request)
         } else {
-            self.metrics
-                .status(Code::Unauthenticated, std::time::Duration::ZERO);
+            self.metrics.status(Code::Unauthenticated, Duration::ZERO);
             Err(Status::unauthenticated(
                 "authorization: Bearer RECORDER_TOKEN is missing or wrong",
             ))

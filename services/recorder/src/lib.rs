@@ -1,13 +1,117 @@
-//! The recorder.
+//! The recorder: stores facts once each, with verdicts that do not depend on the order in which they came.
+//!
+//! A batch comes in through [`grpc`], is split by email over [`workers`], and each share of it is one transaction of
+//! [`record`].
 
 mod describe;
 mod device;
 mod geo;
 mod grpc;
+mod health;
 mod metrics;
 mod partitions;
 mod range;
 mod record;
 mod schema;
+mod settings;
 mod upkeep;
 mod workers;
+
+use std::{hash::BuildHasher, sync::Arc};
+
+use anyhow::{Context, bail};
+use database::Database;
+use service_kit::{Public, Sockets, Surroundings, Tasks, admin};
+use tokio::net::TcpListener;
+
+use crate::{
+    grpc::{Authentication, Service},
+    range::Range,
+    schema::SchemaGate,
+};
+pub use crate::{
+    settings::{SETTINGS, Settings},
+    workers::{Recorder, RecorderConfig},
+};
+
+/// The recorder's name in logs and metrics.
+pub const NAME: &str = "recorder";
+
+/// Records what pixels send, until told to stop. Without its database it starts and waits: it is not ready, and answers
+/// `Unavailable`.
+pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Result<()> {
+    let Surroundings {
+        sockets: Sockets {
+            public,
+            admin,
+            log_level,
+        },
+        clock,
+        metrics,
+        stop,
+    } = surroundings;
+    let Public::Socket(listener) = public else {
+        bail!("the recorder speaks gRPC and needs a socket of its own");
+    };
+    let config = settings.database.context("DATABASE_URL: missing")?;
+    let database = Database::open(&config, metrics.meter())?;
+    let schema = Arc::new(SchemaGate::new(database.clone()));
+    let recorder = Recorder::new(
+        database.clone(),
+        RecorderConfig {
+            instance: instance(&listener)?,
+            workers: settings.workers,
+            rules: settings.rules,
+            geoip_database: settings.geoip_database,
+        },
+        metrics.meter(),
+    )?;
+    let token = settings.token.as_ref().map(service_kit::Secret::expose);
+    let authentication = Authentication::new(token, recorder.metrics().clone());
+    let service = Service::new(
+        recorder.clone(),
+        Arc::clone(&schema),
+        Range::new(settings.retention_days),
+        Arc::clone(&clock),
+    );
+
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let mut tasks = Tasks::new(&stop, settings.common.grace);
+    tasks.spawn(
+        "admin",
+        admin::serve(
+            admin,
+            health::readiness(&schema),
+            metrics,
+            log_level,
+            stop.clone(),
+        ),
+    );
+    tasks.spawn("health", health::report(schema, reporter, stop.clone()));
+    tasks.spawn("upkeep", upkeep::run(recorder, clock, stop.clone()));
+    tasks.spawn(
+        "grpc",
+        grpc::serve(listener, service.behind(authentication), health, stop.clone()),
+    );
+    let ended = tasks.finish().await;
+    database.close();
+    ended
+}
+
+/// How many names recorders share: each worker of each name leaves a row that every list reads.
+const INSTANCES: u64 = 256;
+
+/// Names this recorder by its machine and port: the same after each start, while the names of containers that come and
+/// go do not add up. Two recorders of one name are no harm: their commits take turns.
+fn instance(listener: &TcpListener) -> anyhow::Result<String> {
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let port = listener
+        .local_addr()
+        .context("PORT: the socket has no address")?
+        .port();
+    let hasher = std::hash::BuildHasherDefault::<std::hash::DefaultHasher>::default();
+    Ok(format!(
+        "recorder-{}",
+        hasher.hash_one((machine.trim(), port)) % INSTANCES
+    ))
+}

@@ -24,7 +24,7 @@ impl Range {
     }
 
     /// Why a fact of time `at` is refused now, if it is.
-    pub(crate) fn refusal(&self, clock: &dyn Clock, at: Timestamp) -> Option<Outcome> {
+    pub(crate) fn refusal(self, clock: &dyn Clock, at: Timestamp) -> Option<Outcome> {
         let now = clock.now();
         if at < EARLIEST || at > now.saturating_add_millis(MOST_AHEAD_MS) {
             Some(Outcome::OutOfRange)
@@ -36,7 +36,7 @@ impl Range {
     }
 
     /// The time before which nothing is kept, if there is one.
-    pub(crate) fn floor(&self, now: Timestamp) -> Option<Timestamp> {
+    fn floor(self, now: Timestamp) -> Option<Timestamp> {
         self.retention_days
             .map(|days| now.saturating_add_millis(-DAY_MS * i64::from(days)))
     }

@@ -2,30 +2,27 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use database::Database;
 use tokio_util::sync::CancellationToken;
 use tracking::Clock;
 
-use crate::partitions::{Month, Partitions};
+use crate::{partitions::Month, workers::Recorder};
 
 /// A month is known long before it begins.
-const PERIOD: Duration = Duration::from_secs(60 * 60);
+const PERIOD: Duration = Duration::from_hours(1);
 /// The database may be away or not migrated yet.
 const PERIOD_AFTER_FAILURE: Duration = Duration::from_secs(15);
 
 /// Makes the partitions of this month and the next, so that no hit has to wait for its own.
 pub(crate) async fn run(
-    database: Database,
-    partitions: Arc<Partitions>,
+    recorder: Recorder,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     loop {
-        let months: BTreeSet<Month> = months_ahead(&*clock).into_iter().flatten().collect();
-        let nap = match partitions.ensure(&database, &months).await {
+        let nap = match recorder.ensure_partitions(&months_ahead(&*clock)).await {
             Ok(()) => PERIOD,
             Err(error) => {
-                tracing::warn!(%error, "partitions were not made ahead; the next try is in {PERIOD_AFTER_FAILURE:?}");
+                tracing::warn!(%error, "partitions were not made ahead; trying again in {PERIOD_AFTER_FAILURE:?}");
                 PERIOD_AFTER_FAILURE
             }
         };
@@ -36,7 +33,7 @@ pub(crate) async fn run(
     }
 }
 
-fn months_ahead(clock: &dyn Clock) -> [Option<Month>; 2] {
+fn months_ahead(clock: &dyn Clock) -> BTreeSet<Month> {
     let this = Month::of(clock.now());
-    [this, this.and_then(Month::next)]
+    this.into_iter().chain(this.and_then(Month::next)).collect()
 }

@@ -2,11 +2,15 @@
 
 use std::{
     collections::BTreeSet,
+    fmt,
     hash::{DefaultHasher, Hash, Hasher},
+    num::NonZeroUsize,
+    path::PathBuf,
     sync::Arc,
 };
 
 use database::{Database, Error};
+use opentelemetry::metrics::Meter;
 use recorder_api::Outcome;
 use tokio::{sync::Mutex, task::JoinSet};
 use tracing::Instrument;
@@ -14,6 +18,8 @@ use tracking::{Fact, Rules};
 
 use crate::{
     describe::Describer,
+    device::Devices,
+    geo::Places,
     metrics::Metrics,
     partitions::{Month, Partitions},
     record::{Batch, Recording, is_missing_partition},
@@ -21,19 +27,32 @@ use crate::{
 
 /// Records facts. Clones share everything.
 #[derive(Clone)]
-pub(crate) struct Workers(Arc<Shared>);
+pub struct Recorder(Arc<Shared>);
+
+/// What a recorder goes by.
+#[derive(Clone, Debug)]
+pub struct RecorderConfig {
+    /// Names this recorder among all that record into the same database, the same after each start.
+    pub instance: String,
+    /// How many transactions it runs at once, each on a connection of its own.
+    pub workers: NonZeroUsize,
+    /// What the operator set about verdicts.
+    pub rules: Rules,
+    /// A MaxMind DB file that says where addresses are.
+    pub geoip_database: Option<PathBuf>,
+}
 
 struct Shared {
     database: Database,
-    partitions: Arc<Partitions>,
+    partitions: Partitions,
     rules: Rules,
     describer: Describer,
     workers: Vec<Worker>,
     metrics: Metrics,
 }
 
-/// Emails of one worker never wait for another worker of this recorder: facts of an email meet in one worker, where they
-/// take turns before they take a connection.
+/// Facts of an email meet in one worker, where they take turns before they take a connection: no two workers of a
+/// recorder wait for each other in the database.
 struct Worker {
     /// Its row of `revisions`.
     writer: String,
@@ -43,38 +62,57 @@ struct Worker {
 /// Facts for one worker, with the place of each in the batch.
 type Share = Vec<(usize, Fact)>;
 
-impl Workers {
-    /// `instance` names this recorder among others in the rows of `revisions`.
-    pub(crate) fn new(
-        database: Database,
-        partitions: Arc<Partitions>,
-        rules: Rules,
-        describer: Describer,
-        instance: &str,
-        count: usize,
-        metrics: Metrics,
-    ) -> Self {
-        metrics.workers(count);
-        let workers = (0..count)
+impl fmt::Debug for Recorder {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Recorder({} workers)", self.0.workers.len())
+    }
+}
+
+impl Recorder {
+    /// A recorder into `database`. Fails, by name, if the GeoIP database cannot be read.
+    pub fn new(database: Database, config: RecorderConfig, meter: &Meter) -> anyhow::Result<Self> {
+        let RecorderConfig {
+            instance,
+            workers,
+            rules,
+            geoip_database,
+        } = config;
+        let places = geoip_database.as_deref().map(Places::open).transpose()?;
+        let describer = Describer::new(Devices::new()?, places);
+        let metrics = Metrics::new(meter);
+        metrics.workers(workers.get());
+        let workers = (0..workers.get())
             .map(|number| Worker {
                 writer: format!("{instance}/{number}"),
                 turn: Mutex::default(),
             })
             .collect();
-        Self(Arc::new(Shared {
+        let partitions = Partitions::new(metrics.clone());
+        Ok(Self(Arc::new(Shared {
             database,
             partitions,
             rules,
             describer,
             workers,
             metrics,
-        }))
+        })))
     }
 
-    /// Records `facts`; answers, after the commit, what became of each, in their order.
+    /// The recorder's instruments.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// Sees to it that hits of `months` find their partitions.
+    pub(crate) async fn ensure_partitions(&self, months: &BTreeSet<Month>) -> Result<(), Error> {
+        self.0.partitions.ensure(&self.0.database, months).await
+    }
+
+    /// Records `facts`, each of which has passed [`Fact::check`]; answers, after the commit, what became of each, in
+    /// their order.
     ///
     /// After an error any part of the facts may be stored. They can all be given again.
-    pub(crate) async fn record(&self, facts: Vec<Fact>) -> Result<Vec<Outcome>, Error> {
+    pub async fn record(&self, facts: Vec<Fact>) -> Result<Vec<Outcome>, Error> {
         let mut outcomes = vec![Outcome::AlreadyKnown; facts.len()];
         let mut running = JoinSet::new(); // if this is cancelled, so are they
         for (worker, share) in self.split(facts).into_iter().enumerate() {

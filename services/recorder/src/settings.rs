@@ -1,0 +1,220 @@
+//! What the operator sets.
+
+use std::{collections::BTreeSet, num::NonZeroUsize, path::PathBuf};
+
+use database::{Config, Session};
+use service_kit::{Common, Reader, Secret, Setting};
+use tracking::Rules;
+
+const DATABASE_URL: Setting = Setting::secret(
+    "DATABASE_URL",
+    "",
+    "PostgreSQL to record into, `postgres://email_tracker_recorder@HOST:PORT/email_tracker?sslmode=…`. Required.",
+);
+const DATABASE_PASSWORD: Setting = Setting::secret(
+    "DATABASE_PASSWORD",
+    "",
+    "Its password, apart from the URL, where `@`, `:` and `/` would have to be percent-encoded.",
+);
+const RECORDER_TOKEN: Setting = Setting::secret(
+    "RECORDER_TOKEN",
+    "",
+    "What pixels must say to be let in; required unless the recorder listens on loopback alone.",
+);
+const RECORDER_WORKERS: Setting = Setting::new(
+    "RECORDER_WORKERS",
+    "2",
+    "Transactions at once, each on a connection of its own, 1 to 64.",
+);
+const DEDUP_WINDOW_MS: Setting = Setting::new(
+    "DEDUP_WINDOW_MS",
+    "30000",
+    "Milliseconds, 0 to 86400000, within which a hit repeats an earlier one of the same reader. A change applies to facts \
+     recorded from then on.",
+);
+const COMPOSE_WINDOW_HOSTS: Setting = Setting::new(
+    "COMPOSE_WINDOW_HOSTS",
+    "mail.google.com",
+    "Hosts, separated by commas, whose pages load a pixel because the sender writes the mail there.",
+);
+const RETENTION_DAYS: Setting = Setting::new(
+    "RETENTION_DAYS",
+    "",
+    "Days, 1 to 36500, after which a hit is too old to be recorded; unset: never.",
+);
+const GEOIP_DATABASE: Setting = Setting::new(
+    "GEOIP_DATABASE",
+    "",
+    "A MaxMind DB (`.mmdb`) file of cities or countries; unset: places stay unknown.",
+);
+
+/// The recorder's own settings, for the table in the documentation.
+pub const SETTINGS: [Setting; 8] = [
+    DATABASE_URL,
+    DATABASE_PASSWORD,
+    RECORDER_TOKEN,
+    RECORDER_WORKERS,
+    DEDUP_WINDOW_MS,
+    COMPOSE_WINDOW_HOSTS,
+    RETENTION_DAYS,
+    GEOIP_DATABASE,
+];
+
+/// More than this and every hit of a day would be one reader's.
+const MAX_DEDUP_WINDOW_MS: i64 = 24 * 60 * 60 * 1_000;
+/// A connection more than workers, so that readiness and upkeep never wait for a batch.
+const SPARE_CONNECTIONS: usize = 2;
+
+/// What the recorder goes by.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What every service is told.
+    pub common: Common,
+    /// Where to record; `None` only in settings that were refused.
+    pub database: Option<Config>,
+    /// What callers must say; `None` lets everyone in, on loopback.
+    pub token: Option<Secret>,
+    /// Transactions at once.
+    pub workers: NonZeroUsize,
+    /// What counts.
+    pub rules: Rules,
+    /// Days after which a fact is refused as expired.
+    pub retention_days: Option<u32>,
+    /// Where addresses are.
+    pub geoip_database: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Reads them all; `reader` keeps what is wrong.
+    pub fn read(reader: &mut Reader) -> Self {
+        let common = Common::read(reader, 50_051, 9_083);
+        let token = reader.secret(&RECORDER_TOKEN);
+        if token.is_none() && !common.listen.ip().is_loopback() {
+            reader.refuse(
+                &RECORDER_TOKEN,
+                format_args!(
+                    "missing; without it the recorder listens on loopback alone, and LISTEN is {}",
+                    common.listen.ip()
+                ),
+            );
+        }
+        let defaults = Rules::default();
+        let workers = reader.number(&RECORDER_WORKERS, 2_usize, 1, 64);
+        Self {
+            database: read_database(reader, workers),
+            token,
+            workers: NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN),
+            rules: Rules {
+                dedup_window_ms: reader.number(
+                    &DEDUP_WINDOW_MS,
+                    defaults.dedup_window_ms,
+                    0,
+                    MAX_DEDUP_WINDOW_MS,
+                ),
+                compose_window_hosts: read_hosts(reader, defaults.compose_window_hosts),
+            },
+            retention_days: reader.optional(
+                &RETENTION_DAYS,
+                "a whole number of days from 1 to 36500",
+                |text| text.parse().ok().filter(|days| (1..=36_500).contains(days)),
+            ),
+            geoip_database: reader.path(&GEOIP_DATABASE),
+            common,
+        }
+    }
+}
+
+fn read_hosts(reader: &mut Reader, default: BTreeSet<String>) -> BTreeSet<String> {
+    reader.hosts(&COMPOSE_WINDOW_HOSTS, default)
+}
+
+fn read_database(reader: &mut Reader, workers: usize) -> Option<Config> {
+    let password = reader.secret(&DATABASE_PASSWORD);
+    let Some(url) = reader.secret(&DATABASE_URL) else {
+        reader.refuse(
+            &DATABASE_URL,
+            "missing; expected postgres://USER@HOST:PORT/DATABASE",
+        );
+        return None;
+    };
+    match Config::new(DATABASE_URL.name, url.expose()) {
+        Ok(config) => Some(
+            config
+                .password(password.as_ref().map(Secret::expose))
+                .application_name("recorder")
+                .pool_size(workers + SPARE_CONNECTIONS)
+                .session(Session::recorder()),
+        ),
+        Err(error) => {
+            let error = error.to_string();
+            let prefix = format!("{}: ", DATABASE_URL.name);
+            reader.refuse(&DATABASE_URL, error.strip_prefix(&prefix).unwrap_or(&error));
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const URL: (&str, &str) = (
+        "DATABASE_URL",
+        "postgres://recorder:s3cret@db.example.com/email_tracker",
+    );
+
+    fn read(variables: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
+        let mut reader = Reader::from_variables(variables.iter().copied());
+        let settings = Settings::read(&mut reader);
+        assert!(!reader.printable().contains("s3cret"), "{}", reader.printable());
+        reader.finish(settings).map_err(|error| error.0)
+    }
+
+    #[test]
+    fn the_documented_defaults_hold() {
+        let settings = read(&[URL]).unwrap();
+        assert_eq!(settings.rules, Rules::default());
+        assert_eq!(settings.workers.get(), 2);
+        assert_eq!((settings.retention_days, settings.geoip_database), (None, None));
+        assert_eq!(settings.common.listen.to_string(), "127.0.0.1:50051");
+        assert_eq!(settings.common.admin.to_string(), "127.0.0.1:9083");
+    }
+
+    #[test]
+    fn beyond_loopback_a_token_is_required() {
+        let problems = read(&[URL, ("LISTEN", "0.0.0.0")]).unwrap_err();
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].starts_with("RECORDER_TOKEN: missing"), "{problems:?}");
+        assert!(read(&[URL, ("LISTEN", "0.0.0.0"), ("RECORDER_TOKEN", "s3cret")]).is_ok());
+        assert!(read(&[URL, ("LISTEN", "::1")]).is_ok());
+    }
+
+    #[test]
+    fn every_wrong_setting_is_named() {
+        let problems = read(&[
+            ("RECORDER_WORKERS", "0"),
+            ("DEDUP_WINDOW_MS", "-1"),
+            ("RETENTION_DAYS", "0"),
+            ("COMPOSE_WINDOW_HOSTS", "https://mail.google.com/"),
+        ])
+        .unwrap_err();
+        let names: BTreeSet<&str> = problems
+            .iter()
+            .filter_map(|problem| problem.split(':').next())
+            .collect();
+        let expected = [
+            "COMPOSE_WINDOW_HOSTS",
+            "DATABASE_URL",
+            "DEDUP_WINDOW_MS",
+            "RECORDER_WORKERS",
+            "RETENTION_DAYS",
+        ];
+        assert_eq!(names, BTreeSet::from(expected));
+        let problems = read(&[("DATABASE_URL", "mysql://root:s3cret@db")]).unwrap_err();
+        assert!(
+            problems[0].starts_with("DATABASE_URL: this is no"),
+            "{problems:?}"
+        );
+        assert!(!problems[0].contains("s3cret"));
+    }
+}

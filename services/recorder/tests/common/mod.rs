@@ -1,0 +1,187 @@
+//! What the recorder's tests share: migrated databases, recorders on them, and what the tables say.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "a test's helper may panic, and no test needs all of them"
+)]
+
+use std::{collections::BTreeMap, num::NonZeroUsize};
+
+use database::{Config, Database, RECORDER_ROLE, RolePasswords, Session, Timestamptz};
+use recorder::{Recorder, RecorderConfig};
+use service_kit::Metrics;
+use test_support::{PrivatePostgres, TestDatabase};
+use tokio_postgres::{Client, Row};
+use tracking::{
+    Fact, Hit, Mark, Rules, Timestamp, Token, Verdict, facts::new_id, model::Email, verdicts::MarkKey,
+};
+use uuid::Uuid;
+
+/// A fresh, migrated database on the server that this process's tests share.
+pub async fn fresh_database() -> TestDatabase {
+    PrivatePostgres::shared(migrate).await.database().await
+}
+
+/// Migrates the database at the owner's `url`, and makes the recorder's role.
+pub async fn migrate(url: String) {
+    let config = Config::new("DATABASE_URL", &url).unwrap();
+    let passwords = RolePasswords {
+        recorder: Some("recorder".into()),
+        dashboard: None,
+    };
+    database::migrate(&config, &passwords).await.unwrap();
+}
+
+/// A pool of the recorder's role.
+pub fn pool(database: &TestDatabase, connections: usize) -> Database {
+    let config = Config::new("DATABASE_URL", &database.url_of(RECORDER_ROLE))
+        .unwrap()
+        .pool_size(connections)
+        .session(Session::recorder());
+    Database::open(&config, Metrics::new("test").unwrap().meter()).unwrap()
+}
+
+/// A recorder with a pool of its own.
+pub fn recorder(database: &TestDatabase, instance: &str, rules: &Rules) -> Recorder {
+    let config = RecorderConfig {
+        instance: instance.to_owned(),
+        workers: NonZeroUsize::new(2).unwrap(),
+        rules: rules.clone(),
+        geoip_database: None,
+    };
+    Recorder::new(pool(database, 3), config, Metrics::new("test").unwrap().meter()).unwrap()
+}
+
+/// A time in words.
+pub fn at(text: &str) -> Timestamp {
+    Timestamp::parse_iso(text).unwrap()
+}
+
+/// A hit of `email_id`, whose id also holds `tie`.
+pub fn hit(email_id: &str, opened_at: Timestamp, tie: u8) -> Hit {
+    Hit {
+        event_id: new_id(opened_at, [tie; 10]).unwrap(),
+        opened_at,
+        token: Token {
+            user_id: format!("user {tie}"),
+            email_id: email_id.to_owned(),
+            recipient: format!("recipient{tie}@example.com"),
+            sent_at: format!("sent {tie}"),
+            sender_email: None,
+        },
+        client_address: [203, 0, 113, 7].into(),
+        user_agent: Some("Mozilla/5.0 (X11; Linux x86_64; rv:141.0) Gecko/20100101 Firefox/141.0".to_owned()),
+        referer_host: None,
+    }
+}
+
+/// A mark of `email_id`, whose id also holds `tie`.
+pub fn mark(email_id: &str, marked_at: Timestamp, tie: u8) -> Mark {
+    Mark {
+        mark_id: new_id(marked_at, [tie; 10]).unwrap(),
+        marked_at,
+        email_id: email_id.to_owned(),
+        client_address: [203, 0, 113, 9].into(),
+        user_agent: None,
+    }
+}
+
+/// What the tables say of the emails whose id begins with `prefix`, in the model's terms; emails that are not shown are
+/// left out.
+pub async fn stored_emails(client: &Client, prefix: &str) -> BTreeMap<String, Email> {
+    let mut verdicts = stored_verdicts(client, prefix).await;
+    let rows = client
+        .query(
+            "select email_id, user_id, recipient, sent_at, first_opened_at, sender_email, open_count, hit_count,
+                    last_opened_at
+             from tracked_emails where starts_with(email_id, $1) and first_opened_at is not null",
+            &[&prefix],
+        )
+        .await
+        .unwrap();
+    let emails = rows
+        .iter()
+        .map(|row| {
+            let email_id: String = row.get(0);
+            let email = Email {
+                user_id: row.get(1),
+                recipient: row.get(2),
+                sent_at: row.get(3),
+                created_at: row.get::<_, Timestamptz>(4).0,
+                sender_email: row.get(5),
+                open_count: row.get(6),
+                hit_count: row.get(7),
+                last_opened_at: row.get::<_, Option<Timestamptz>>(8).map(|at| at.0),
+                verdicts: verdicts.remove(&email_id).unwrap_or_default(),
+            };
+            (email_id, email)
+        })
+        .collect();
+    assert!(
+        verdicts.is_empty(),
+        "hits of emails that are not shown: {verdicts:?}"
+    );
+    emails
+}
+
+async fn stored_verdicts(client: &Client, prefix: &str) -> BTreeMap<String, BTreeMap<Uuid, Verdict>> {
+    let mut verdicts: BTreeMap<String, BTreeMap<Uuid, Verdict>> = BTreeMap::new();
+    let rows = client
+        .query(
+            "select email_id, event_id, is_duplicate, consumed_mark_at, consumed_mark_id, compose_window, is_open
+             from hits where starts_with(email_id, $1)",
+            &[&prefix],
+        )
+        .await
+        .unwrap();
+    for row in rows {
+        let verdict = verdict(&row);
+        assert_eq!(row.get::<_, bool>(6), verdict.is_open());
+        let twice = verdicts
+            .entry(row.get(0))
+            .or_default()
+            .insert(row.get(1), verdict);
+        assert_eq!(twice, None, "a hit is stored twice");
+    }
+    verdicts
+}
+
+fn verdict(row: &Row) -> Verdict {
+    let mark_at: Option<Timestamptz> = row.get(3);
+    let mark_id: Option<Uuid> = row.get(4);
+    assert_eq!(mark_at.is_some(), mark_id.is_some());
+    Verdict {
+        is_duplicate: row.get(2),
+        consumed_mark: mark_at.zip(mark_id).map(|(at, mark_id)| MarkKey {
+            marked_at: at.0,
+            mark_id,
+        }),
+        compose_window: row.get(5),
+    }
+}
+
+/// The ids of the marks stored of the emails whose id begins with `prefix`.
+pub async fn stored_marks(client: &Client, prefix: &str) -> Vec<(String, Uuid)> {
+    let statement =
+        "select email_id, mark_id from marks where starts_with(email_id, $1) order by 1, marked_at, mark_id";
+    let rows = client.query(statement, &[&prefix]).await.unwrap();
+    rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
+/// The sum of all revisions: it rises with each transaction that changes what a list shows.
+pub async fn revision(client: &Client) -> i64 {
+    let statement = "select coalesce(sum(revision), 0)::bigint from revisions";
+    client.query_one(statement, &[]).await.unwrap().get(0)
+}
+
+/// Both kinds as facts.
+pub fn facts(hits: impl IntoIterator<Item = Hit>, marks: impl IntoIterator<Item = Mark>) -> Vec<Fact> {
+    hits.into_iter()
+        .map(Fact::Hit)
+        .chain(marks.into_iter().map(Fact::Mark))
+        .collect()
+}

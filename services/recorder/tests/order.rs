@@ -1,0 +1,306 @@
+//! Verdicts free of order: whatever order, batches, replays and concurrent recorders facts come through, the tables say
+//! what the reference model says.
+//!
+//! `ORDER_CASES=5000 cargo test -p recorder --test order` runs longer; a failure prints the seed for `ORDER_SEED`, and the
+//! smallest facts and deliveries that still fail.
+
+mod common;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use common::{facts as fact_list, fresh_database, hit, mark, recorder, stored_emails, stored_marks};
+use proptest::{
+    prelude::*,
+    test_runner::{FileFailurePersistence, RngSeed, TestRunner},
+};
+use recorder::Recorder;
+use recorder_api::Outcome;
+use tokio_postgres::Client;
+use tracking::{Fact, Rules, Timestamp, model};
+
+const EMAILS: u8 = 3;
+const RECORDERS: usize = 4;
+/// Dedup windows: none to speak of, and the default.
+const WINDOWS: [i64; 2] = [0, 30_000];
+
+/// A fact without its email's full name, which is another one in each case.
+#[derive(Clone, Debug)]
+struct Sketch {
+    email: u8,
+    at: i64,
+    tie: u8,
+    kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Hit {
+        agent: Option<&'static str>,
+        referer: Option<&'static str>,
+        sender: bool,
+    },
+    Mark,
+}
+
+/// How facts reach the recorders.
+#[derive(Clone, Debug)]
+struct Delivery {
+    recorders: usize,
+    /// The order of the facts, by index; some are repeated.
+    order: Vec<prop::sample::Index>,
+    /// Where batches end, and which recorder gets each.
+    batches: Vec<(usize, prop::sample::Index)>,
+}
+
+impl Sketch {
+    fn fact(&self, prefix: &str) -> Fact {
+        let email_id = format!("{prefix}{}", self.email);
+        let at = Timestamp::from_millis(self.at);
+        match self.kind {
+            Kind::Mark => Fact::Mark(mark(&email_id, at, self.tie)),
+            Kind::Hit {
+                agent,
+                referer,
+                sender,
+            } => {
+                let mut hit = hit(&email_id, at, self.tie);
+                hit.user_agent = agent.map(str::to_owned);
+                hit.referer_host = referer.map(str::to_owned);
+                hit.token.sender_email = sender.then(|| format!("sender{}@example.com", self.tie));
+                Fact::Hit(hit)
+            }
+        }
+    }
+
+    /// What names it: of two facts of one name, the first is the fact.
+    fn name(&self) -> (u8, i64, u8, bool) {
+        (self.email, self.at, self.tie, matches!(self.kind, Kind::Mark))
+    }
+}
+
+/// Times that crowd around a month's border and the borders of both windows, now and years before.
+fn times() -> impl Strategy<Value = i64> {
+    let month = Timestamp::parse_iso("2026-03-01T00:00:00Z").unwrap().as_millis();
+    let eras = prop::sample::select(vec![0, 0, 0, 0, -365 * 86_400_000, -4 * 365 * 86_400_000]);
+    let steps = prop::sample::select(vec![0, 1, 9_999, 10_000, 10_001, 29_999, 30_000, 30_001, 60_000]);
+    (eras, steps.clone(), steps, -2_i64..3)
+        .prop_map(move |(era, before, after, jitter)| month + era - before + after + jitter)
+}
+
+fn sketches() -> impl Strategy<Value = Vec<Sketch>> {
+    let agents = prop::sample::select(vec![
+        None,
+        Some("a"),
+        Some("b"),
+        Some("GoogleImageProxy"),
+        Some("via ggpht.com"),
+    ]);
+    let referers = prop::sample::select(vec![None, None, Some("mail.google.com"), Some("example.com")]);
+    let kinds = prop_oneof![
+        3 => (agents, referers, any::<bool>())
+            .prop_map(|(agent, referer, sender)| Kind::Hit { agent, referer, sender }),
+        1 => Just(Kind::Mark),
+    ];
+    let sketch = (0..EMAILS, times(), 0_u8..3, kinds).prop_map(|(email, at, tie, kind)| Sketch {
+        email,
+        at,
+        tie,
+        kind,
+    });
+    prop::collection::vec(sketch, 1..28).prop_map(|sketches| {
+        let mut names = BTreeSet::new();
+        sketches
+            .into_iter()
+            .filter(|sketch| names.insert(sketch.name()))
+            .collect()
+    })
+}
+
+fn deliveries() -> impl Strategy<Value = Delivery> {
+    (
+        1..=RECORDERS,
+        prop::collection::vec(any::<prop::sample::Index>(), 0..30),
+        prop::collection::vec((1_usize..7, any::<prop::sample::Index>()), 60),
+    )
+        .prop_map(|(recorders, order, batches)| Delivery {
+            recorders,
+            order,
+            batches,
+        })
+}
+
+/// The indexes of all facts, in some order, with some repeated.
+fn order_of(count: usize, delivery: &Delivery) -> Vec<usize> {
+    let mut order: Vec<usize> = delivery.order.iter().map(|index| index.index(count)).collect();
+    let missing: Vec<usize> = (0..count).filter(|index| !order.contains(index)).collect();
+    for (index, at) in missing.into_iter().zip(delivery.order.iter().cycle()) {
+        order.insert(at.index(order.len() + 1), index);
+    }
+    let missing: Vec<usize> = (0..count).filter(|index| !order.contains(index)).collect();
+    order.extend(missing); // no order was given at all
+    order
+}
+
+/// Cuts `facts` into batches, and gives each to a recorder.
+fn batches_of(facts: &[Fact], delivery: &Delivery) -> Vec<Vec<Vec<Fact>>> {
+    let order = order_of(facts.len(), delivery);
+    let mut batches = vec![Vec::new(); delivery.recorders];
+    let mut rest = order.as_slice();
+    for (size, recorder) in delivery.batches.iter().cycle() {
+        if rest.is_empty() {
+            break;
+        }
+        let (batch, after) = rest.split_at((*size).min(rest.len()));
+        batches[recorder.index(delivery.recorders)]
+            .push(batch.iter().map(|index| facts[*index].clone()).collect());
+        rest = after;
+    }
+    batches
+}
+
+/// Each recorder takes its batches one after the other, all recorders at once; answers how many facts became recorded.
+async fn deliver(recorders: &[Recorder], batches: Vec<Vec<Vec<Fact>>>) -> usize {
+    let running: Vec<_> = recorders
+        .iter()
+        .cloned()
+        .zip(batches)
+        .map(|(recorder, batches)| {
+            tokio::spawn(async move {
+                let mut recorded = 0;
+                for batch in batches {
+                    let count = batch.len();
+                    let outcomes = recorder.record(batch).await.unwrap();
+                    assert_eq!(outcomes.len(), count);
+                    recorded += outcomes
+                        .iter()
+                        .filter(|outcome| **outcome == Outcome::Recorded)
+                        .count();
+                }
+                recorded
+            })
+        })
+        .collect();
+    let mut recorded = 0;
+    for recorder in running {
+        recorded += recorder.await.unwrap();
+    }
+    recorded
+}
+
+async fn check(
+    client: &Client,
+    rules: &Rules,
+    recorders: &[Recorder],
+    prefix: &str,
+    (sketches, delivery): (Vec<Sketch>, Delivery),
+) -> Result<(), TestCaseError> {
+    let facts: Vec<Fact> = sketches.iter().map(|sketch| sketch.fact(prefix)).collect();
+    let recorded = deliver(recorders, batches_of(&facts, &delivery)).await;
+    prop_assert_eq!(
+        recorded,
+        facts.len(),
+        "each fact is recorded by exactly one delivery"
+    );
+
+    let expected = model::emails(rules, &facts);
+    prop_assert_eq!(stored_emails(client, prefix).await, expected);
+    let mut marks: Vec<_> = facts
+        .iter()
+        .filter(|fact| matches!(fact, Fact::Mark(_)))
+        .map(|fact| (fact.email_id().to_owned(), fact.id()))
+        .collect();
+    marks.sort_unstable();
+    prop_assert_eq!(stored_marks(client, prefix).await, marks);
+
+    let again = deliver(&recorders[..1], vec![vec![facts.clone()]]).await;
+    prop_assert_eq!(again, 0, "a full replay records nothing");
+    prop_assert_eq!(stored_emails(client, prefix).await, model::emails(rules, &facts));
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test's own switches are no settings")]
+fn number_from_environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn any_order_batches_replays_and_recorders_give_the_models_tables() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let database = runtime.block_on(fresh_database());
+    let client = runtime.block_on(database.superuser());
+    let recorders: BTreeMap<i64, (Rules, Vec<Recorder>)> = WINDOWS
+        .iter()
+        .map(|&dedup_window_ms| {
+            let rules = Rules {
+                dedup_window_ms,
+                ..Rules::default()
+            };
+            let recorders = (0..RECORDERS)
+                .map(|number| recorder(&database, &format!("r{number}"), &rules))
+                .collect();
+            (dedup_window_ms, (rules, recorders))
+        })
+        .collect();
+
+    let seed = number_from_environment("ORDER_SEED").unwrap_or_else(rand::random);
+    let cases = number_from_environment("ORDER_CASES").unwrap_or(250);
+    println!("ORDER_SEED={seed} ORDER_CASES={cases}");
+    let config = ProptestConfig {
+        cases: cases.try_into().unwrap(),
+        rng_seed: RngSeed::Fixed(seed),
+        failure_persistence: Some(Box::new(FileFailurePersistence::Off)),
+        max_shrink_iters: 400,
+        ..ProptestConfig::default()
+    };
+    let runs = AtomicUsize::new(0);
+    let outcome = TestRunner::new(config).run(
+        &(sketches(), deliveries(), prop::sample::select(WINDOWS.to_vec())),
+        |(sketches, delivery, window)| {
+            let prefix = format!("case{}/", runs.fetch_add(1, Ordering::Relaxed));
+            let (rules, recorders) = &recorders[&window];
+            let recorders = &recorders[..delivery.recorders];
+            runtime.block_on(check(&client, rules, recorders, &prefix, (sketches, delivery)))
+        },
+    );
+    if let Err(failure) = outcome {
+        panic!("ORDER_SEED={seed}: {failure}");
+    }
+}
+
+/// A mark of an email that nobody has heard of, and its first hit, at the same moment through two recorders.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mark_and_the_first_hit_of_an_unknown_email_meet() {
+    let database = fresh_database().await;
+    let client = database.superuser().await;
+    let rules = Rules::default();
+    let recorders = [
+        recorder(&database, "one", &rules),
+        recorder(&database, "two", &rules),
+    ];
+    let now = common::at("2026-03-01T00:00:00Z");
+    for round in 0..60 {
+        let email_id = format!("unknown{round}/");
+        let marks = fact_list([], [mark(&email_id, now, 1)]);
+        let hits = fact_list([hit(&email_id, now.saturating_add_millis(round * 300), 2)], []);
+        let all: Vec<Fact> = marks.iter().chain(&hits).cloned().collect();
+        let (one, two) = (recorders[0].clone(), recorders[1].clone());
+        let (one, two) = tokio::join!(
+            tokio::spawn(async move { one.record(marks).await }),
+            tokio::spawn(async move { two.record(hits).await })
+        );
+        assert_eq!(one.unwrap().unwrap(), [Outcome::Recorded]);
+        assert_eq!(two.unwrap().unwrap(), [Outcome::Recorded]);
+        assert_eq!(
+            stored_emails(&client, &email_id).await,
+            model::emails(&rules, &all),
+            "round {round}"
+        );
+    }
+}
