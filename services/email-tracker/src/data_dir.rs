@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use rand::{TryRng as _, rngs::SysRng};
 
 /// The data folder, locked for as long as this value lives.
 pub(crate) struct DataDir {
@@ -25,7 +26,9 @@ impl DataDir {
             .mode(0o700)
             .create(path)
             .with_context(|| format!("DATA_DIR={}: cannot make the folder", path.display()))?;
-        let path = path.canonicalize().with_context(|| format!("DATA_DIR={}", path.display()))?;
+        let path = path
+            .canonicalize()
+            .with_context(|| format!("DATA_DIR={}", path.display()))?;
         let lock = lock(&path)?;
         Ok(Self { path, _lock: lock })
     }
@@ -60,9 +63,9 @@ impl DataDir {
 /// 256 random bits from the system, in letters that need no quoting in a URL, a header or a shell.
 pub(crate) fn random_token() -> anyhow::Result<String> {
     let mut bytes = [0_u8; 32];
-    File::open("/dev/urandom")
-        .and_then(|mut source| source.read_exact(&mut bytes))
-        .context("cannot read /dev/urandom")?;
+    SysRng
+        .try_fill_bytes(&mut bytes)
+        .context("the system gives no random numbers")?;
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
@@ -78,7 +81,9 @@ fn lock(folder: &Path) -> anyhow::Result<File> {
         .with_context(|| format!("DATA_DIR={}: cannot write there", folder.display()))?;
     match file.try_lock() {
         Ok(()) => {
-            let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+            let written = file
+                .set_len(0)
+                .and_then(|()| writeln!(file, "{}", std::process::id()));
             written.with_context(|| format!("DATA_DIR={}: cannot write there", folder.display()))?;
             Ok(file)
         }
@@ -90,7 +95,11 @@ fn lock(folder: &Path) -> anyhow::Result<File> {
             bail!(
                 "DATA_DIR={} is in use by another `email-tracker up`{}: stop that one first, or set another DATA_DIR",
                 folder.display(),
-                if owner.is_empty() { String::new() } else { format!(" (process {owner})") }
+                if owner.is_empty() {
+                    String::new()
+                } else {
+                    format!(" (process {owner})")
+                }
             )
         }
         Err(TryLockError::Error(error)) => {
@@ -102,7 +111,12 @@ fn lock(folder: &Path) -> anyhow::Result<File> {
 /// Writes a secret so that its file is there complete, on disk and private, or not at all.
 fn keep_private(file: &Path, secret: &str) -> std::io::Result<()> {
     let unfinished = file.with_extension("unfinished");
-    let mut writer = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&unfinished)?;
+    let mut writer = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&unfinished)?;
     writeln!(writer, "{secret}")?;
     writer.sync_all()?;
     std::fs::rename(&unfinished, file)?;
@@ -127,7 +141,11 @@ mod tests {
 
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
         assert_eq!(data.dashboard_token().unwrap(), token);
-        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "tightened again");
+        assert_eq!(
+            file.metadata().unwrap().permissions().mode() & 0o777,
+            0o600,
+            "tightened again"
+        );
     }
 
     #[test]
@@ -135,7 +153,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let data = DataDir::open(folder.path()).unwrap();
         std::fs::write(folder.path().join("dashboard-token"), "\n").unwrap();
-        assert!(data.dashboard_token().unwrap_err().to_string().contains("dashboard-token is empty"));
+        assert!(
+            data.dashboard_token()
+                .unwrap_err()
+                .to_string()
+                .contains("dashboard-token is empty")
+        );
     }
 
     #[test]
@@ -143,7 +166,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let first = DataDir::open(folder.path()).unwrap();
         let error = DataDir::open(folder.path()).err().unwrap().to_string();
-        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        assert!(
+            error.contains(&format!("process {}", std::process::id())),
+            "{error}"
+        );
         drop(first);
         DataDir::open(folder.path()).unwrap();
     }

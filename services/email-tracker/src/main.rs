@@ -1,1 +1,38 @@
-fn main() {}
+//! The command line: everything in one process (`up`), and the tools around the services.
+
+mod commands;
+mod data_dir;
+mod documentation;
+mod health;
+mod migrate;
+mod postgres;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use service_kit::{SettingsError, program};
+
+use crate::commands::{Cli, Command};
+
+/// How the process calls itself in its own messages.
+const NAME: &str = "email-tracker";
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return commands::refuse(&error),
+    };
+    let outcome = match cli.command {
+        Command::Up => up::up(),
+        Command::Migrate => migrate::migrate(),
+        Command::Healthcheck { url } => health::check(&url),
+        Command::Settings => documentation::print(),
+        Command::Version => commands::print_version(),
+    };
+    match outcome.map_err(anyhow::Error::downcast::<SettingsError>) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Ok(settings)) => program::refuse_settings(NAME, &settings),
+        Err(Err(error)) => program::exit_code(Err(error.context(NAME))),
+    }
+}

@@ -12,7 +12,16 @@ use serde_json::Value;
 const COMMAND_LINE: &str = "email-tracker";
 
 /// Crates that talk to the world outside the process.
-const IO: [&str; 8] = ["axum", "hyper", "mio", "rustls", "socket2", "tokio", "tokio-postgres", "tonic"];
+const IO: [&str; 8] = [
+    "axum",
+    "hyper",
+    "mio",
+    "rustls",
+    "socket2",
+    "tokio",
+    "tokio-postgres",
+    "tonic",
+];
 
 /// Two versions of these share no types and no state. deny.toml says the same of those it can say it of.
 const ONE_VERSION: [&str; 6] = ["axum", "opentelemetry", "prost", "rustls", "tonic", "tracing"];
@@ -37,19 +46,29 @@ impl Workspace {
             .current_dir(&root)
             .output()
             .expect("cargo runs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
 
         let root = metadata["workspace_root"].as_str().unwrap().to_owned();
-        let is_member: BTreeSet<&str> =
-            metadata["workspace_members"].as_array().unwrap().iter().map(|id| id.as_str().unwrap()).collect();
+        let is_member: BTreeSet<&str> = metadata["workspace_members"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|id| id.as_str().unwrap())
+            .collect();
         let mut names = BTreeMap::new();
         let mut members = BTreeMap::new();
         for package in metadata["packages"].as_array().unwrap() {
             let id = package["id"].as_str().unwrap();
             names.insert(id.to_owned(), package["name"].as_str().unwrap().to_owned());
             if is_member.contains(id) {
-                let folder = Path::new(package["manifest_path"].as_str().unwrap()).parent().unwrap();
+                let folder = Path::new(package["manifest_path"].as_str().unwrap())
+                    .parent()
+                    .unwrap();
                 let folder = folder.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
                 members.insert(folder, id.to_owned());
             }
@@ -61,14 +80,28 @@ impl Workspace {
             let dependencies = node["deps"].as_array().unwrap();
             let ids = |only_normal: bool| -> BTreeSet<String> {
                 let wanted = |dependency: &&Value| {
-                    !only_normal || dependency["dep_kinds"].as_array().unwrap().iter().any(|kind| kind["kind"].is_null())
+                    !only_normal
+                        || dependency["dep_kinds"]
+                            .as_array()
+                            .unwrap()
+                            .iter()
+                            .any(|kind| kind["kind"].is_null())
                 };
-                dependencies.iter().filter(wanted).map(|dep| dep["pkg"].as_str().unwrap().to_owned()).collect()
+                dependencies
+                    .iter()
+                    .filter(wanted)
+                    .map(|dep| dep["pkg"].as_str().unwrap().to_owned())
+                    .collect()
             };
             normal.insert(id.clone(), ids(true));
             any.insert(id, ids(false));
         }
-        Self { names, members, normal, any }
+        Self {
+            names,
+            members,
+            normal,
+            any,
+        }
     }
 
     fn member(&self, folder: &str) -> &str {
@@ -77,7 +110,10 @@ impl Workspace {
 
     /// Folders of the members under `services` or `crates`.
     fn folders<'a>(&'a self, under: &'a str) -> impl Iterator<Item = &'a str> {
-        self.members.keys().map(String::as_str).filter(move |folder| Path::new(folder).starts_with(under))
+        self.members
+            .keys()
+            .map(String::as_str)
+            .filter(move |folder| Path::new(folder).starts_with(under))
     }
 
     /// Names of everything that a program made of the package contains.
@@ -96,9 +132,16 @@ impl Workspace {
 #[test]
 fn no_service_depends_on_another_one() {
     let workspace = Workspace::read();
-    let services: BTreeSet<&str> = workspace.folders("services").map(|folder| workspace.member(folder)).collect();
+    let services: BTreeSet<&str> = workspace
+        .folders("services")
+        .map(|folder| workspace.member(folder))
+        .collect();
     assert!(services.len() >= 4, "{services:?}");
-    for folder in workspace.members.keys().filter(|folder| !folder.ends_with(COMMAND_LINE)) {
+    for folder in workspace
+        .members
+        .keys()
+        .filter(|folder| !folder.ends_with(COMMAND_LINE))
+    {
         let id = workspace.member(folder);
         for dependency in &workspace.any[id] {
             assert!(
@@ -122,8 +165,14 @@ fn the_domain_does_no_io() {
 fn the_pixel_cannot_reach_the_database() {
     let workspace = Workspace::read();
     for name in ["database", "tokio-postgres", "deadpool-postgres"] {
-        assert!(!workspace.reaches("services/pixel").contains(name), "the pixel reaches {name}");
-        assert!(workspace.reaches("services/recorder").contains(name), "this test does not look where {name} is");
+        assert!(
+            !workspace.reaches("services/pixel").contains(name),
+            "the pixel reaches {name}"
+        );
+        assert!(
+            workspace.reaches("services/recorder").contains(name),
+            "this test does not look where {name} is"
+        );
     }
 }
 
@@ -142,9 +191,17 @@ fn decisions_have_numbers_of_their_own() {
     let mut numbers = BTreeSet::new();
     for entry in folder.read_dir().unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        let (number, title) = name.split_once('-').unwrap_or_else(|| panic!("{name}: NNNN-title.md"));
-        assert!(number.len() == 4 && number.parse::<u16>().is_ok() && title.ends_with(".md"), "{name}");
-        assert!(numbers.insert(number.to_owned()), "two decisions have the number {number}");
+        let (number, title) = name
+            .split_once('-')
+            .unwrap_or_else(|| panic!("{name}: NNNN-title.md"));
+        assert!(
+            number.len() == 4 && number.parse::<u16>().is_ok() && title.ends_with(".md"),
+            "{name}"
+        );
+        assert!(
+            numbers.insert(number.to_owned()),
+            "two decisions have the number {number}"
+        );
     }
     assert!(numbers.contains("0001"));
 }

@@ -44,7 +44,10 @@ impl Account {
         if let Ok(existing) = folder.metadata()
             && existing.uid() != 0
         {
-            return Ok(Self::Other { uid: existing.uid(), gid: existing.gid() });
+            return Ok(Self::Other {
+                uid: existing.uid(),
+                gid: existing.gid(),
+            });
         }
         match (id("-u"), id("-g")) {
             (Some(uid), Some(gid)) => Ok(Self::Other { uid, gid }),
@@ -82,7 +85,10 @@ impl Account {
         };
         // The working folder of this process may be closed to the account, and its environment holds secrets.
         command.current_dir("/").env_clear();
-        command.env("PATH", SYSTEM_PATH).env("LC_ALL", "C.UTF-8").env("PGDATA", data_folder);
+        command
+            .env("PATH", SYSTEM_PATH)
+            .env("LC_ALL", "C.UTF-8")
+            .env("PGDATA", data_folder);
         command
     }
 }
@@ -92,13 +98,22 @@ fn as_other(uid: u32, gid: u32, program: &Path, data_folder: &Path) -> Command {
     let script = format!("exec {DATA_FOLDER_FD}<\"$1\"; shift; exec \"$@\"");
     let mut command = Command::new("/bin/sh");
     command.args(["-c", &script, "sh"]).arg(data_folder);
-    command.args(["setpriv", "--reuid", &uid.to_string(), "--regid", &gid.to_string()]);
+    command.args([
+        "setpriv",
+        "--reuid",
+        &uid.to_string(),
+        "--regid",
+        &gid.to_string(),
+    ]);
     command.args(["--clear-groups", "--no-new-privs"]).arg(program);
     command
 }
 
 /// A number that `id` knows about the account `postgres`.
 fn id(which: &str) -> Option<u32> {
-    let output = Command::new("id").args([OsStr::new(which), OsStr::new("postgres")]).output().ok()?;
+    let output = Command::new("id")
+        .args([OsStr::new(which), OsStr::new("postgres")])
+        .output()
+        .ok()?;
     std::str::from_utf8(&output.stdout).ok()?.trim().parse().ok()
 }

@@ -22,7 +22,10 @@ pub(crate) fn made_by(folder: &Path) -> anyhow::Result<Option<u32>> {
     match std::fs::read_to_string(&file) {
         Ok(text) => {
             let major = text.trim().parse().with_context(|| {
-                format!("{} holds no version number: is the folder a database?", file.display())
+                format!(
+                    "{} holds no version number: is the folder a database?",
+                    file.display()
+                )
             })?;
             Ok(Some(major))
         }
@@ -49,7 +52,11 @@ pub(crate) fn make(folder: &Path, programs: &Programs, account: Account) -> anyh
 
     let mut single = account.command(&programs.path("postgres"), &unfinished);
     single.args(["--single", "-j", "postgres"]);
-    run("postgres --single", single, &format!("create database {DATABASE};\n\n"))?;
+    run(
+        "postgres --single",
+        single,
+        &format!("create database {DATABASE};\n\n"),
+    )?;
 
     put_in_place(&unfinished, folder).with_context(|| format!("cannot put {} in place", folder.display()))
 }
@@ -66,13 +73,24 @@ fn run(name: &str, mut command: Command, input: &str) -> anyhow::Result<()> {
         // A program that ended before it read has said why on its standard error.
         let _ = stdin.write_all(input.as_bytes());
     }
-    let output = child.wait_with_output().with_context(|| format!("cannot run {name}"))?;
+    let output = child
+        .wait_with_output()
+        .with_context(|| format!("cannot run {name}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
-    let reason = said.lines().rfind(|line| ["error", "ERROR", "FATAL", "PANIC"].iter().any(|word| line.contains(word)));
+    let reason = said.lines().rfind(|line| {
+        ["error", "ERROR", "FATAL", "PANIC"]
+            .iter()
+            .any(|word| line.contains(word))
+    });
     match reason {
         // A single-user server ends well even where its statement failed.
         None if output.status.success() => Ok(()),
-        _ => bail!("{name} failed: {}", reason.or_else(|| said.lines().last()).unwrap_or("it gave no reason")),
+        _ => bail!(
+            "{name} failed: {}",
+            reason
+                .or_else(|| said.lines().last())
+                .unwrap_or("it gave no reason")
+        ),
     }
 }
 

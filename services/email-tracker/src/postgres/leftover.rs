@@ -2,12 +2,7 @@
 //!
 //! Whoever calls this holds the lock of the data folder, so no other `up` uses that server.
 
-use std::{
-    fs::Metadata,
-    os::unix::fs::MetadataExt as _,
-    path::Path,
-    time::Duration,
-};
+use std::{fs::Metadata, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
 
 use anyhow::bail;
 use rustix::process::{Pid, Signal, kill_process};
@@ -22,9 +17,14 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Stops the server that still runs on the cluster in `folder`, if there is one.
 pub(crate) async fn stop(folder: &Path) -> anyhow::Result<()> {
-    let Some(file) = pid_file::read(folder) else { return Ok(()) };
+    let Some(file) = pid_file::read(folder) else {
+        return Ok(());
+    };
     if runs_on(file.pid, folder) {
-        tracing::warn!(pid = file.pid.as_raw_pid(), "stops the PostgreSQL that an earlier run left behind");
+        tracing::warn!(
+            pid = file.pid.as_raw_pid(),
+            "stops the PostgreSQL that an earlier run left behind"
+        );
         stop_process(file.pid, folder).await?;
     }
     if let Some(socket_folder) = file.socket_folder.filter(|path| is_ours(path)) {
@@ -62,7 +62,9 @@ fn runs_on(pid: Pid, folder: &Path) -> bool {
 }
 
 fn is_ours(folder: &Path) -> bool {
-    folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with(SOCKET_FOLDER_PREFIX))
+    folder
+        .file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with(SOCKET_FOLDER_PREFIX))
 }
 
 #[cfg(test)]
@@ -79,7 +81,11 @@ mod tests {
     async fn a_pid_that_passed_to_a_stranger_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let mut stranger = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        std::fs::write(folder.path().join("postmaster.pid"), format!("{}\n", stranger.id())).unwrap();
+        std::fs::write(
+            folder.path().join("postmaster.pid"),
+            format!("{}\n", stranger.id()),
+        )
+        .unwrap();
         stop(folder.path()).await.unwrap();
         assert!(stranger.try_wait().unwrap().is_none(), "the stranger was stopped");
         stranger.kill().unwrap();

@@ -22,15 +22,23 @@ pub(crate) fn read(folder: &Path) -> Option<PidFile> {
 fn parse(text: &str) -> Option<PidFile> {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let pid = Pid::from_raw(lines.first()?.parse().ok()?)?;
-    let socket_folder = lines.get(4).filter(|line| line.starts_with('/')).map(PathBuf::from);
-    Some(PidFile { pid, socket_folder, ready: lines.get(7) == Some(&"ready") })
+    let socket_folder = lines
+        .get(4)
+        .filter(|line| line.starts_with('/'))
+        .map(PathBuf::from);
+    Some(PidFile {
+        pid,
+        socket_folder,
+        ready: lines.get(7) == Some(&"ready"),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const STARTING: &str = "4711\n/proc/self/fd/9\n1795430457\n5432\n/tmp/email-tracker-x\n\n 10117157  9\nstarting\n";
+    const STARTING: &str =
+        "4711\n/proc/self/fd/9\n1795430457\n5432\n/tmp/email-tracker-x\n\n 10117157  9\nstarting\n";
 
     #[test]
     fn the_servers_own_file_is_read() {

@@ -46,7 +46,12 @@ impl Programs {
 
 impl fmt::Display for Programs {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "PostgreSQL {} in {}", self.major, self.folder.display())
+        write!(
+            formatter,
+            "PostgreSQL {} in {}",
+            self.major,
+            self.folder.display()
+        )
     }
 }
 
@@ -57,7 +62,10 @@ pub(crate) fn find(given: Option<&Path>, path: &str, made_by: Option<u32>) -> an
     let found = match given {
         Some(folder) => {
             let programs = Programs::in_folder(folder).with_context(|| {
-                format!("PG_BIN={}: no PostgreSQL there (it needs postgres and initdb)", folder.display())
+                format!(
+                    "PG_BIN={}: no PostgreSQL there (it needs postgres and initdb)",
+                    folder.display()
+                )
             })?;
             vec![programs]
         }
@@ -71,13 +79,20 @@ fn choose(mut found: Vec<Programs>, made_by: Option<u32>) -> anyhow::Result<Prog
     if let Some(major) = made_by {
         let versions: BTreeSet<String> = found.iter().map(|programs| programs.major.to_string()).collect();
         let versions: Vec<String> = versions.into_iter().collect();
-        return found.into_iter().find(|programs| programs.major == major).with_context(|| {
-            let installed = if versions.is_empty() { "none".to_owned() } else { versions.join(", ") };
-            format!(
-                "the database in DATA_DIR was made by PostgreSQL {major}, found: {installed}; install \
+        return found
+            .into_iter()
+            .find(|programs| programs.major == major)
+            .with_context(|| {
+                let installed = if versions.is_empty() {
+                    "none".to_owned()
+                } else {
+                    versions.join(", ")
+                };
+                format!(
+                    "the database in DATA_DIR was made by PostgreSQL {major}, found: {installed}; install \
                  postgresql-{major} (or name its folder in PG_BIN), or set DATA_DIR to another folder"
-            )
-        });
+                )
+            });
     }
     match found.pop() {
         Some(newest) if newest.major >= OLDEST_MAJOR => Ok(newest),
@@ -91,27 +106,43 @@ fn choose(mut found: Vec<Programs>, made_by: Option<u32>) -> anyhow::Result<Prog
 
 /// Everything installed, in no order.
 fn installed(path: &str) -> Vec<Programs> {
-    let on_path = path.split(':').filter(|folder| folder.starts_with('/')).map(PathBuf::from);
+    let on_path = path
+        .split(':')
+        .filter(|folder| folder.starts_with('/'))
+        .map(PathBuf::from);
     // Debian and Ubuntu keep the server programs off the PATH; so do the community's packages for Red Hat.
     let debian = entries(Path::new("/usr/lib/postgresql"));
     let red_hat = entries(Path::new("/usr")).into_iter().filter(|folder| {
-        folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with("pgsql-"))
+        folder
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with("pgsql-"))
     });
     let usual = debian.into_iter().chain(red_hat).map(|folder| folder.join("bin"));
     let candidates: BTreeSet<PathBuf> = on_path.chain(usual).collect();
-    candidates.iter().filter_map(|folder| Programs::in_folder(folder)).collect()
+    candidates
+        .iter()
+        .filter_map(|folder| Programs::in_folder(folder))
+        .collect()
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = folder.read_dir() else { return Vec::new() };
-    entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect()
+    let Ok(entries) = folder.read_dir() else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .collect()
 }
 
 /// The major version in a line such as `postgres (PostgreSQL) 15.18 (Debian …)`.
 fn major_version(line: &str) -> Option<u32> {
     let version = line.split("(PostgreSQL) ").nth(1)?;
     // `18beta2` and `17.5` alike.
-    version.split(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
+    version
+        .split(|character: char| !character.is_ascii_digit())
+        .next()?
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]
@@ -119,12 +150,18 @@ mod tests {
     use super::*;
 
     fn of(major: u32) -> Programs {
-        Programs { folder: PathBuf::from(format!("/usr/lib/postgresql/{major}/bin")), major }
+        Programs {
+            folder: PathBuf::from(format!("/usr/lib/postgresql/{major}/bin")),
+            major,
+        }
     }
 
     #[test]
     fn the_version_line_of_each_packager_is_read() {
-        assert_eq!(major_version("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"), Some(15));
+        assert_eq!(
+            major_version("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"),
+            Some(15)
+        );
         assert_eq!(major_version("postgres (PostgreSQL) 18beta2\n"), Some(18));
         assert_eq!(major_version("postgres (PostgreSQL) 9.6.24\n"), Some(9));
         assert_eq!(major_version("postgres: command not found"), None);
@@ -143,8 +180,14 @@ mod tests {
     #[test]
     fn an_existing_cluster_of_a_version_that_is_gone_is_refused_by_name() {
         let error = choose(vec![of(16), of(18)], Some(15)).unwrap_err().to_string();
-        assert!(error.contains("PostgreSQL 15") && error.contains("found: 16, 18"), "{error}");
-        assert!(error.contains("postgresql-15") && !error.contains('\n'), "{error}");
+        assert!(
+            error.contains("PostgreSQL 15") && error.contains("found: 16, 18"),
+            "{error}"
+        );
+        assert!(
+            error.contains("postgresql-15") && !error.contains('\n'),
+            "{error}"
+        );
     }
 
     #[test]
@@ -152,13 +195,19 @@ mod tests {
         let none = choose(Vec::new(), None).unwrap_err().to_string();
         assert!(none.contains("apt-get install postgresql"), "{none}");
         let old = choose(vec![of(13)], None).unwrap_err().to_string();
-        assert!(old.contains("PostgreSQL 13") && old.contains("15 or newer"), "{old}");
+        assert!(
+            old.contains("PostgreSQL 13") && old.contains("15 or newer"),
+            "{old}"
+        );
     }
 
     #[test]
     fn a_given_folder_without_postgresql_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let error = find(Some(folder.path()), "", None).unwrap_err().to_string();
-        assert!(error.contains("PG_BIN") && error.contains(&*folder.path().to_string_lossy()), "{error}");
+        assert!(
+            error.contains("PG_BIN") && error.contains(&*folder.path().to_string_lossy()),
+            "{error}"
+        );
     }
 }

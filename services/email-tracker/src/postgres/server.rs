@@ -13,9 +13,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    account::Account, cluster, leftover, pid_file, programs::Programs, server_log::ServerLog,
-};
+use super::{account::Account, cluster, leftover, pid_file, programs::Programs, server_log::ServerLog};
 
 /// How the folders begin that hold sockets.
 pub(super) const SOCKET_FOLDER_PREFIX: &str = "email-tracker-";
@@ -67,12 +65,21 @@ impl PrivatePostgres {
 
         let socket_folder = private_socket_folder(account)?;
         let log = ServerLog::new(data_dir.join("postgres.log"));
-        let launch =
-            Launch { folder, log, programs, account, socket_folder: socket_folder.path().to_owned() };
+        let launch = Launch {
+            folder,
+            log,
+            programs,
+            account,
+            socket_folder: socket_folder.path().to_owned(),
+        };
         let child = launch.first_start(give_up).await?;
         let stop = CancellationToken::new();
         let keeper = tokio::spawn(keep(launch, child, stop.clone()));
-        Ok(Self { socket_folder, keeper, stop })
+        Ok(Self {
+            socket_folder,
+            keeper,
+            stop,
+        })
     }
 
     /// The folder of the socket, which takes the place of a host name.
@@ -104,8 +111,15 @@ fn private_socket_folder(account: Account) -> anyhow::Result<TempDir> {
     let folder = tempfile::Builder::new()
         .prefix(SOCKET_FOLDER_PREFIX)
         .tempdir_in(&parent)
-        .with_context(|| format!("cannot make a folder in {} for PostgreSQL's socket", parent.display()))?;
-    account.take_over(folder.path()).with_context(|| format!("cannot use {}", folder.path().display()))?;
+        .with_context(|| {
+            format!(
+                "cannot make a folder in {} for PostgreSQL's socket",
+                parent.display()
+            )
+        })?;
+    account
+        .take_over(folder.path())
+        .with_context(|| format!("cannot use {}", folder.path().display()))?;
     Ok(folder)
 }
 
@@ -122,7 +136,9 @@ async fn keep(launch: Launch, mut child: Child, stop: CancellationToken) {
         };
         let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
         tracing::error!(%status, said = launch.log.last_words(), "PostgreSQL ended by itself and is started again");
-        let Some(restarted) = launch.restart(&stop).await else { return };
+        let Some(restarted) = launch.restart(&stop).await else {
+            return;
+        };
         child = restarted;
     }
 }
@@ -160,12 +176,15 @@ impl Launch {
     }
 
     async fn start(&self, give_up: &CancellationToken) -> anyhow::Result<Child> {
-        let mut child = self.spawn().with_context(|| format!("cannot start {}", self.programs))?;
+        let mut child = self
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.programs))?;
         loop {
             if let Some(status) = child.try_wait().context("cannot watch PostgreSQL")? {
                 bail!("PostgreSQL did not start ({status}): {}", self.log.last_words());
             }
-            if pid_file::read(&self.folder).is_some_and(|file| file.ready && Some(file.pid) == pid_of(&child)) {
+            if pid_file::read(&self.folder).is_some_and(|file| file.ready && Some(file.pid) == pid_of(&child))
+            {
                 return Ok(child);
             }
             if give_up.is_cancelled() {
@@ -178,12 +197,20 @@ impl Launch {
     }
 
     fn spawn(&self) -> std::io::Result<Child> {
-        let mut command = self.account.command(&self.programs.path("postgres"), &self.folder);
+        let mut command = self
+            .account
+            .command(&self.programs.path("postgres"), &self.folder);
         command.args(["-c", "listen_addresses=", "-c", "unix_socket_permissions=0700"]);
-        command.arg("-c").arg(format!("unix_socket_directories={}", self.socket_folder.display()));
+        command.arg("-c").arg(format!(
+            "unix_socket_directories={}",
+            self.socket_folder.display()
+        ));
         command.args(["-c", "cluster_name=email-tracker"]);
         self.log.keep_short();
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(self.log.open()?);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(self.log.open()?);
         // A group of its own: Ctrl-C must reach `up` alone, which stops the server last.
         command.process_group(0);
         Command::from(command).spawn()
@@ -210,4 +237,73 @@ async fn stop_server(mut child: Child) {
 
 fn pid_of(child: &Child) -> Option<Pid> {
     Pid::from_raw(i32::try_from(child.id()?).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::programs;
+
+    async fn start(data_dir: &Path) -> PrivatePostgres {
+        let path = "/usr/local/bin:/usr/bin:/bin";
+        let made_by = cluster::made_by(&cluster_folder(data_dir)).unwrap();
+        let programs = programs::find(None, path, made_by).unwrap();
+        PrivatePostgres::start(data_dir, programs, &CancellationToken::new())
+            .await
+            .unwrap()
+    }
+
+    fn running(data_dir: &Path) -> Option<Pid> {
+        pid_file::read(&cluster_folder(data_dir))
+            .filter(|file| file.ready)
+            .map(|file| file.pid)
+    }
+
+    /// A temporary folder has mode 700: run by root, this is the case of a parent closed to the account.
+    #[tokio::test]
+    async fn a_server_that_is_killed_is_started_again_until_it_is_stopped() {
+        let data_dir = tempfile::tempdir().unwrap();
+        let postgres = start(data_dir.path()).await;
+        let socket_folder = postgres.socket_folder().to_owned();
+        assert!(socket_folder.join(".s.PGSQL.5432").exists());
+
+        let killed = running(data_dir.path()).unwrap();
+        kill_process(killed, Signal::KILL).unwrap();
+        while running(data_dir.path()).is_none_or(|pid| pid == killed) {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        postgres.stop().await;
+        assert!(running(data_dir.path()).is_none());
+        assert!(!socket_folder.exists());
+    }
+
+    #[tokio::test]
+    async fn a_server_left_behind_is_stopped_by_the_next_start() {
+        let data_dir = tempfile::tempdir().unwrap();
+        let left_behind = start(data_dir.path()).await;
+        let pid = running(data_dir.path()).unwrap();
+        let socket_folder = left_behind.socket_folder().to_owned();
+        // As a process that is killed: nobody stops the server or removes its folder.
+        left_behind.keeper.abort();
+        std::mem::forget(left_behind.socket_folder);
+
+        let postgres = start(data_dir.path()).await;
+        assert_ne!(running(data_dir.path()).unwrap(), pid);
+        assert!(!socket_folder.exists());
+        postgres.stop().await;
+    }
+
+    #[tokio::test]
+    async fn waiting_for_a_server_that_is_not_ready_can_be_given_up() {
+        let data_dir = tempfile::tempdir().unwrap();
+        let programs = programs::find(None, "/usr/local/bin:/usr/bin:/bin", None).unwrap();
+        let give_up = CancellationToken::new();
+        give_up.cancel();
+        let error = PrivatePostgres::start(data_dir.path(), programs, &give_up)
+            .await
+            .err()
+            .unwrap();
+        assert!(error.to_string().contains("stopped before"), "{error:#}");
+        assert!(running(data_dir.path()).is_none());
+    }
 }

@@ -25,7 +25,11 @@ impl ServerLog {
 
     /// The file to append to; the server keeps it open, even after this process is gone.
     pub(crate) fn open(&self) -> std::io::Result<File> {
-        OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path)
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&self.path)
     }
 
     /// Sets a file that grew too long aside. The server goes on writing to the same file, so that is copied and
@@ -52,7 +56,9 @@ impl ServerLog {
     pub(crate) fn last_words(&self) -> String {
         let complaint = self.tail().ok().and_then(|tail| {
             let lines: Vec<&str> = tail.lines().collect();
-            let complaint = lines.iter().rfind(|line| ["FATAL:", "PANIC:"].iter().any(|word| line.contains(word)));
+            let complaint = lines
+                .iter()
+                .rfind(|line| ["FATAL:", "PANIC:"].iter().any(|word| line.contains(word)));
             complaint.or(lines.last()).map(|line| (*line).to_owned())
         });
         complaint.unwrap_or_else(|| format!("see {}", self.path.display()))
@@ -81,12 +87,21 @@ mod tests {
         let mut writer = log.open().unwrap();
         writer.set_len(LONGEST).unwrap();
         log.keep_short();
-        assert!(!folder.path().join("postgres.log.1").exists(), "it was not too long yet");
+        assert!(
+            !folder.path().join("postgres.log.1").exists(),
+            "it was not too long yet"
+        );
         writer.write_all(b"x\n").unwrap();
         log.keep_short();
         writer.write_all(b"after\n").unwrap();
-        assert_eq!(std::fs::read(folder.path().join("postgres.log")).unwrap(), b"after\n");
-        assert_eq!(folder.path().join("postgres.log.1").metadata().unwrap().len(), LONGEST + 2);
+        assert_eq!(
+            std::fs::read(folder.path().join("postgres.log")).unwrap(),
+            b"after\n"
+        );
+        assert_eq!(
+            folder.path().join("postgres.log.1").metadata().unwrap().len(),
+            LONGEST + 2
+        );
     }
 
     #[test]
@@ -95,7 +110,9 @@ mod tests {
         let log = ServerLog::new(folder.path().join("postgres.log"));
         assert!(log.last_words().contains("postgres.log"));
         let mut writer = log.open().unwrap();
-        writer.write_all(b"LOG:  starting\nFATAL:  no space\nLOG:  database system is shut down\n").unwrap();
+        writer
+            .write_all(b"LOG:  starting\nFATAL:  no space\nLOG:  database system is shut down\n")
+            .unwrap();
         assert_eq!(log.last_words(), "FATAL:  no space");
     }
 }

@@ -1,0 +1,68 @@
+//! What the command line accepts.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use service_kit::program::EXIT_USAGE;
+
+use crate::health::HealthUrl;
+
+/// Email Tracker records when a tracked email is opened.
+#[derive(Debug, Parser)]
+#[command(
+    name = "email-tracker",
+    version,
+    after_help = "Settings are environment variables: see `email-tracker settings`."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// One thing to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run everything in one process, on a private PostgreSQL under DATA_DIR (or on DATABASE_URL); Ctrl-C stops it
+    Up,
+    /// Bring the database at DATABASE_URL and its roles up to this version; may be run again at any time
+    Migrate,
+    /// Ask a service whether it is well: exit code 0 if it answers with a success, else 1
+    Healthcheck {
+        /// For example http://127.0.0.1:8090/health
+        url: HealthUrl,
+    },
+    /// Print all settings of all services, as docs/settings.md has them
+    Settings,
+    /// Print the version
+    Version,
+}
+
+/// Says what is wrong with the arguments, or what was asked for, such as the help.
+pub(crate) fn refuse(error: &clap::Error) -> ExitCode {
+    // Nothing can be done about a closed terminal.
+    let _ = error.print();
+    if error.use_stderr() {
+        ExitCode::from(EXIT_USAGE)
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+/// Prints the version.
+#[expect(clippy::print_stdout, reason = "this is what was asked for")]
+pub(crate) fn print_version() -> anyhow::Result<()> {
+    println!("{} {}", crate::NAME, service_kit::VERSION);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,148 @@
+//! `migrate`: the owner brings the database and its roles up to this version.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use database::{Config, ErrorKind, MigrateError, RolePasswords};
+use service_kit::{Reader, Secret, Setting, SettingsError};
+
+const DATABASE_URL: Setting = Setting::secret(
+    "DATABASE_URL",
+    "",
+    "The owner's login: `postgres://OWNER@HOST:PORT/DATABASE`, the primary itself, not through a pooler.",
+);
+const DATABASE_PASSWORD: Setting = Setting::secret(
+    "DATABASE_PASSWORD",
+    "",
+    "Password for `DATABASE_URL`, written as it is.",
+);
+const RECORDER_DB_PASSWORD: Setting = Setting::secret(
+    "RECORDER_DB_PASSWORD",
+    "",
+    "Password that the role `email_tracker_recorder` gets; unset: the role is not made.",
+);
+const DASHBOARD_DB_PASSWORD: Setting = Setting::secret(
+    "DASHBOARD_DB_PASSWORD",
+    "",
+    "Password that the role `email_tracker_dashboard` gets; unset: the role is not made.",
+);
+const DATABASE_WAIT_SECONDS: Setting = Setting::new(
+    "DATABASE_WAIT_SECONDS",
+    "60",
+    "How long to wait for a database that does not answer, 0 to 3600.",
+);
+
+/// The settings of `migrate`, for the table in the documentation.
+pub(crate) const SETTINGS: [Setting; 5] = [
+    DATABASE_URL,
+    DATABASE_PASSWORD,
+    RECORDER_DB_PASSWORD,
+    DASHBOARD_DB_PASSWORD,
+    DATABASE_WAIT_SECONDS,
+];
+
+const PAUSE: Duration = Duration::from_millis(500);
+
+struct Settings {
+    database: Option<Config>,
+    passwords: RolePasswords,
+    wait: Duration,
+}
+
+impl Settings {
+    fn read(reader: &mut Reader) -> Self {
+        let password_of = |secret: Option<Secret>| secret.map(|secret| secret.expose().to_owned());
+        Self {
+            database: database(reader),
+            passwords: RolePasswords {
+                recorder: password_of(reader.secret(&RECORDER_DB_PASSWORD)),
+                dashboard: password_of(reader.secret(&DASHBOARD_DB_PASSWORD)),
+            },
+            wait: reader.seconds(&DATABASE_WAIT_SECONDS, 60, 0, 3600),
+        }
+    }
+}
+
+fn database(reader: &mut Reader) -> Option<Config> {
+    let database = configured(reader);
+    if database.is_none() {
+        reader.refuse(
+            &DATABASE_URL,
+            "it says where the database is: postgres://OWNER@HOST:PORT/DATABASE",
+        );
+    }
+    database
+}
+
+/// The database that `DATABASE_URL` names, if it is set.
+pub(crate) fn configured(reader: &mut Reader) -> Option<Config> {
+    let url = reader.secret(&DATABASE_URL);
+    let password = reader.secret(&DATABASE_PASSWORD);
+    match Config::new(DATABASE_URL.name, url?.expose()) {
+        Ok(config) => Some(
+            config
+                .password(password.as_ref().map(Secret::expose))
+                .application_name("email-tracker migrate"),
+        ),
+        Err(error) => {
+            reader.refuse(&DATABASE_URL, error);
+            None
+        }
+    }
+}
+
+/// The whole command.
+pub(crate) fn migrate() -> anyhow::Result<()> {
+    let mut reader = Reader::from_environment();
+    let settings = Settings::read(&mut reader);
+    let settings = reader.finish(settings)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("no runtime")?;
+    runtime.block_on(bring_up(settings))
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+async fn bring_up(settings: Settings) -> anyhow::Result<()> {
+    let Some(database) = settings.database else {
+        return Err(SettingsError(vec!["DATABASE_URL: it is not set".to_owned()]).into());
+    };
+    let migrated = patiently(&database, &settings.passwords, settings.wait).await?;
+    match migrated.from {
+        Some(from) if from == migrated.to => {
+            println!("{database}: version {from} already; roles and grants are in place")
+        }
+        Some(from) => println!("{database}: from version {from} to {}", migrated.to),
+        None => println!("{database}: empty before, version {} now", migrated.to),
+    }
+    Ok(())
+}
+
+/// Migrates, and tries again for as long as `wait` while the database cannot be reached.
+pub(crate) async fn patiently(
+    database: &Config,
+    passwords: &RolePasswords,
+    wait: Duration,
+) -> anyhow::Result<database::Migrated> {
+    let since = Instant::now();
+    loop {
+        match database::migrate(database, passwords).await {
+            Ok(migrated) => return Ok(migrated),
+            Err(error) if is_away(&error) && since.elapsed() < wait => tokio::time::sleep(PAUSE).await,
+            Err(error) => return Err(error).with_context(|| format!("cannot migrate {database}")),
+        }
+    }
+}
+
+fn is_away(error: &MigrateError) -> bool {
+    match error {
+        MigrateError::Database(error) | MigrateError::Failed(error) => {
+            matches!(
+                error.kind(),
+                ErrorKind::LostConnection | ErrorKind::TooManyConnections
+            )
+        }
+        MigrateError::Divergent(_) => false,
+    }
+}
