@@ -1,3 +1,192 @@
-//! The pixel.
+//! The pixel: answers `GET /t/{token}.gif` and `POST /mark-suppress-next`, and has each fact in its durable spool before
+//! its answer leaves. The forwarder brings them to the recorder, whenever there is one.
 
+mod client_address;
+mod forward;
+mod gif;
+mod hit;
+mod http;
+mod mark;
+mod metrics;
+mod recorders;
+mod settings;
 pub mod spool;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use axum::{Router, extract::Request};
+use service_kit::{Health, Metrics, Readiness, Surroundings, Tasks, admin, http::Limits};
+use tokio::{task::spawn_blocking, time::sleep};
+use tokio_util::sync::CancellationToken;
+use tracking::Clock;
+
+use crate::{
+    forward::Forwarder,
+    gif::GifResponse,
+    http::App,
+    metrics::{ForwardMetrics, Progress, RequestCounts},
+    spool::{Ended, Folder, Options, Reader, Spool, files::DiskFiles},
+};
+pub use crate::{
+    gif::GIF,
+    recorders::{NoRecorderUrl, RecorderUrl},
+    settings::{RecorderSettings, SETTINGS, Settings},
+};
+
+/// How long the recorder may be away, with facts waiting for it, before `/ready` tells.
+const RECORDER_AWAY_MS: i64 = 60_000;
+
+/// Runs a pixel until it is told to stop: then it answers what is under way, syncs, forwards what the grace period allows,
+/// and leaves the rest in the spool.
+pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Result<()> {
+    let Surroundings {
+        sockets,
+        clock,
+        metrics,
+        stop,
+    } = surroundings;
+    let grace = settings.common.grace;
+    let (spool, reader, ended) = open_spool(&settings, &metrics).await?;
+    let counts = Arc::new(RequestCounts::default());
+    counts.register(metrics.meter(), &spool);
+    metrics::register_spool(metrics.meter(), &spool, settings.spool_max_bytes, reader.counts());
+    let forward_metrics = ForwardMetrics::new(metrics.meter(), Arc::clone(&clock));
+    let readiness = readiness(
+        spool.clone(),
+        Arc::clone(&forward_metrics.progress),
+        Arc::clone(&clock),
+        settings.spool_max_bytes,
+    );
+    let forwarder = Forwarder {
+        reader: Arc::new(Mutex::new(reader)),
+        client: forward::client(recorders::channel(settings.recorder.urls.clone())),
+        token: settings.recorder.authorization(),
+        clock: Arc::clone(&clock),
+        metrics: forward_metrics,
+        counts: Arc::clone(&counts),
+    };
+    let app = Arc::new(App {
+        spool: spool.clone(),
+        clock,
+        counts,
+        trusted_proxies: settings.trusted_proxies,
+        gif: GifResponse::new(),
+    });
+    let router = Router::new().fallback(move |request: Request| Arc::clone(&app).answer(request));
+
+    // The end runs from the front to the back: no more requests, then no more appends, then no more to forward.
+    let requests_done = CancellationToken::new();
+    let spool_done = CancellationToken::new();
+    let mut tasks = Tasks::new(&stop, grace);
+    tasks.spawn(
+        "admin",
+        admin::serve(sockets.admin, readiness, metrics, sockets.log_level, stop.clone()),
+    );
+    tasks.spawn("http", {
+        let (stop, requests_done) = (stop.clone(), requests_done.clone());
+        async move {
+            let _done = requests_done.drop_guard();
+            sockets
+                .public
+                .serve(router, Limits::default(), grace / 2, stop)
+                .await
+        }
+    });
+    tasks.spawn(
+        "spool",
+        end_spool(spool, ended, requests_done, spool_done.clone()),
+    );
+    tasks.spawn("forward", forward_until(forwarder, spool_done, stop, grace));
+    tasks.finish().await
+}
+
+async fn open_spool(settings: &Settings, metrics: &Metrics) -> anyhow::Result<(Spool, Reader, Ended)> {
+    let mut options = Options::new(settings.spool_max_bytes, settings.spool_sync);
+    options.observe_sync = metrics::observe_syncs(metrics.meter());
+    let path = settings.spool_dir.clone();
+    let folder = spawn_blocking(move || Folder::open(&path, Arc::new(DiskFiles))).await??;
+    let holds = folder.holds();
+    tracing::info!(folder = %settings.spool_dir.display(), unsent = holds.unsent, bytes = holds.bytes, "opened the spool");
+    Spool::start(folder, options).context("cannot start the spool's thread")
+}
+
+/// Closes the spool once no request needs it any more. A writer that ends before that is a failure.
+async fn end_spool(
+    spool: Spool,
+    mut ended: Ended,
+    requests_done: CancellationToken,
+    spool_done: CancellationToken,
+) -> anyhow::Result<()> {
+    let _done = spool_done.drop_guard();
+    tokio::select! {
+        _ = &mut ended => bail!("the spool's writer ended by itself"),
+        () = requests_done.cancelled() => spool.close(),
+    }
+    let _ = ended.await; // Its sender is dropped at the end of the writer, without a word.
+    Ok(())
+}
+
+/// Forwards until all is forwarded after `finish`, or most of the grace period is over.
+async fn forward_until(
+    forwarder: Forwarder,
+    finish: CancellationToken,
+    stop: CancellationToken,
+    grace: Duration,
+) -> anyhow::Result<()> {
+    let reader = Arc::clone(&forwarder.reader);
+    let grace_over = async {
+        stop.cancelled().await;
+        sleep(grace.mul_f32(0.9)).await;
+    };
+    tokio::select! {
+        () = forwarder.run(finish) => {}
+        () = grace_over => tracing::info!("the grace period is over"),
+    }
+    if let Ok(reader) = reader.try_lock() {
+        let unsent = reader.holds().unsent;
+        tracing::info!(unsent, "what is unsent stays in the spool");
+    }
+    Ok(())
+}
+
+/// Ready is who can answer, and this pixel can, whatever is behind it. What an operator should look at is `degraded`.
+fn readiness(spool: Spool, progress: Arc<Progress>, clock: Arc<dyn Clock>, max_bytes: u64) -> Readiness {
+    let of = spool.clone();
+    let taking = move || {
+        let failing = of.failing();
+        async move {
+            failing.map_or(Health::Ok, |failure| {
+                Health::Degraded(format!("facts are being lost: {failure}"))
+            })
+        }
+    };
+    let room = move || {
+        let bytes = spool.holds().bytes;
+        async move {
+            if bytes < max_bytes / 2 {
+                return Health::Ok;
+            }
+            Health::Degraded(format!("the spool holds {bytes} of {max_bytes} bytes"))
+        }
+    };
+    let recorder = move || {
+        let now_ms = clock.now().as_millis();
+        let away_ms = progress
+            .failing_since()
+            .map_or(0, |since| now_ms.saturating_sub(since));
+        async move {
+            if away_ms < RECORDER_AWAY_MS {
+                return Health::Ok;
+            }
+            Health::Degraded(format!("no recorder has taken facts for {} s", away_ms / 1_000))
+        }
+    };
+    Readiness::new()
+        .check("spool", taking)
+        .check("spool_room", room)
+        .check("recorder", recorder)
+}

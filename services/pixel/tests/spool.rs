@@ -25,6 +25,14 @@ fn segments(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// A spool that does not wait long for its disk.
+fn impatient() -> Options {
+    Options {
+        patience: Duration::from_millis(300),
+        ..options()
+    }
+}
+
 /// Segments so small that a few facts fill one.
 fn small_segments() -> Options {
     Options {
@@ -425,7 +433,7 @@ async fn a_full_disk_loses_only_what_it_refused() {
 #[tokio::test]
 async fn a_disk_that_hangs_is_waited_for_a_while_and_what_was_given_to_it_is_not_lost() {
     let disk = ForgetfulDisk::default();
-    let mut spool = open_on(disk.clone(), Path::new("/spool"), options());
+    let mut spool = open_on(disk.clone(), Path::new("/spool"), impatient());
     append_all(&spool.spool, &numbered(0..1)).await;
     disk.set_faults(|faults| faults.sync_hangs = true);
     let Err(AppendError::Overdue(first)) = spool.spool.append(numbered(1..2)[0].clone().into_bytes()).await
@@ -447,7 +455,7 @@ async fn a_disk_that_hangs_is_waited_for_a_while_and_what_was_given_to_it_is_not
 #[tokio::test]
 async fn memory_for_waiting_facts_is_bounded() {
     let disk = ForgetfulDisk::default();
-    let spool = open_on(disk.clone(), Path::new("/spool"), options());
+    let spool = open_on(disk.clone(), Path::new("/spool"), impatient());
     disk.set_faults(|faults| faults.sync_hangs = true);
     assert!(matches!(
         spool.spool.append(b"first".to_vec()).await,

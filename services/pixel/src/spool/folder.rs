@@ -126,7 +126,7 @@ impl Folder {
             .map(|(_, bytes)| bytes)
             .sum();
         let on_disk: u64 = segments.iter().map(|segment| segment.file_bytes).sum();
-        let oldest = segments.front().map_or(0, |segment| segment.first_seq);
+        let oldest = segments.front().map_or(1, |segment| segment.first_seq);
         let accounts = Accounts {
             cursor: settled.max(oldest),
             next_seq: segments

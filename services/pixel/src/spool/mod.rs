@@ -41,7 +41,7 @@ pub use self::{
     set_aside::{MAX_SET_ASIDE_BYTES, SetAsideError, SetAsideFact},
 };
 
-/// How long an append waits for the disk before it is [`AppendError::Overdue`].
+/// [`Options::patience`] unless set otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// Most memory that facts waiting for the disk take, in bytes.
 const WAITING_BYTES: usize = 16 << 20;
@@ -68,6 +68,8 @@ pub struct Options {
     pub sync: SyncPolicy,
     /// Size at which a new segment is begun, in bytes.
     pub segment_bytes: u64,
+    /// How long an append waits for the disk before it is [`AppendError::Overdue`].
+    pub patience: Duration,
     /// Told how long each sync took.
     pub observe_sync: Box<dyn Fn(Duration) + Send>,
 }
@@ -81,6 +83,7 @@ impl Options {
             sync,
             // What is settled leaves the disk by whole segments; an eighth keeps the bound usable.
             segment_bytes: (max_bytes / 8).min(SEGMENT_BYTES),
+            patience: PATIENCE,
             observe_sync: Box::new(|_| {}),
         }
     }
@@ -149,7 +152,7 @@ pub enum AppendError {
     /// The fact is not in the spool.
     #[error("{0}")]
     Failed(Failure),
-    /// The disk has not answered within [`PATIENCE`]; what becomes of the fact shows later.
+    /// The disk has not answered within [`Options::patience`]; what becomes of the fact shows later.
     #[error("the disk under the spool does not answer")]
     Overdue(Overdue),
 }
@@ -179,6 +182,7 @@ struct Inner {
     state: Arc<WriterState>,
     shared: Arc<Shared>,
     started: Instant,
+    patience: Duration,
 }
 
 /// Resolves when the spool's writer has ended: after [`Spool::close`], or because it failed.
@@ -188,6 +192,7 @@ impl Spool {
     /// Starts writing to `folder`; the reader is for the one who delivers.
     pub fn start(folder: Folder, options: Options) -> io::Result<(Self, Reader, Ended)> {
         let started = Instant::now();
+        let patience = options.patience;
         let state = Arc::new(WriterState::default());
         let shared = Arc::clone(&folder.shared);
         let (requests, inbox) = channel();
@@ -205,6 +210,7 @@ impl Spool {
             state,
             shared,
             started,
+            patience,
         };
         Ok((Self(Arc::new(inner)), folder.into_reader(), when_ended))
     }
@@ -212,7 +218,7 @@ impl Spool {
     /// Puts a fact into the spool; it is on disk, synced, when this returns `Ok` (see [`SyncPolicy`]).
     ///
     /// Dropping the future takes nothing back: a fact that is already on its way is written. Facts are bounded in number
-    /// and size while they wait; when the disk stands still, this waits at most [`PATIENCE`], and not at all once the disk
+    /// and size while they wait; when the disk stands still, this waits at most [`Options::patience`], and not at all once the disk
     /// has not answered for that long.
     pub async fn append(&self, fact: Vec<u8>) -> Result<(), AppendError> {
         if fact.is_empty() || fact.len() > MAX_PAYLOAD_BYTES {
@@ -222,7 +228,7 @@ impl Spool {
             + if self.is_stalled() {
                 Duration::ZERO
             } else {
-                PATIENCE
+                self.0.patience
             };
         let memory_wanted = u32::try_from(fact.len() + WAITING_OVERHEAD_BYTES).unwrap_or(u32::MAX);
         let memory = Arc::clone(&self.0.memory).acquire_many_owned(memory_wanted);
@@ -277,6 +283,6 @@ impl Spool {
         self.0
             .state
             .busy_for(self.0.started)
-            .is_some_and(|millis| u128::from(millis) >= PATIENCE.as_millis())
+            .is_some_and(|millis| u128::from(millis) >= self.0.patience.as_millis())
     }
 }

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Condvar, Mutex},
 };
 
-use pixel::spool::files::{Files, SpoolFile};
+use ::pixel::spool::files::{Files, SpoolFile};
 
 /// The disk; clones are the same one.
 #[derive(Clone, Default)]

@@ -1,11 +1,13 @@
 //! What several of the pixel's tests need.
-#![allow(dead_code, reason = "each test crate uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test crate uses a part of it")]
 
 pub mod forgetful;
+pub mod peer;
+pub mod pixel;
 
 use std::{path::Path, sync::Arc};
 
-use pixel::spool::{
+use ::pixel::spool::{
     Batch, Ended, Folder, Options, Reader, Spool, SyncPolicy,
     files::{DiskFiles, Files},
 };

@@ -1,0 +1,327 @@
+//! The forwarder: batches from the spool's head to a recorder, until each fact in them is settled.
+//!
+//! A fact is settled when the recorder has answered for it, and if that answer is a refusal, when it is set aside. Until
+//! then it stays in the spool, whatever fails. The recorder knows facts by their ids, so sending one twice does no harm.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use opentelemetry_http::HeaderInjector;
+use rand::RngExt;
+use recorder_api::{
+    MAX_BATCH_BYTES, MAX_BATCH_FACTS, MAX_MESSAGE_BYTES, Outcome,
+    v1::{self, recorder_client::RecorderClient},
+};
+use tokio::{task::spawn_blocking, time::sleep};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Code, Request, Status,
+    metadata::{Ascii, MetadataMap, MetadataValue},
+    transport::Channel,
+};
+use tracing::Instrument;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracking::Clock;
+
+use crate::{
+    metrics::{ForwardMetrics, Loss, RequestCounts, UNDECODABLE, UNKNOWN_OUTCOME},
+    spool::{Batch, Reader, SetAsideFact},
+};
+
+/// How long a recorder may take for a batch.
+const DEADLINE: Duration = Duration::from_secs(15);
+/// Bounds of the pause after a failure: it doubles from the first to the second, and a random part of it is waited, so that
+/// many pixels do not come back at the same moment.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
+/// The pause after a failure that only a person can mend; half of it and a random part of the other half.
+const SLOW: Duration = Duration::from_secs(30);
+/// Most bytes of facts in a batch, with room for the eight that frame each.
+const BATCH_BYTES: usize = MAX_BATCH_BYTES - 8 * MAX_BATCH_FACTS;
+
+/// Sends a spool's facts.
+pub(crate) struct Forwarder {
+    pub(crate) reader: Arc<Mutex<Reader>>,
+    pub(crate) client: RecorderClient<Channel>,
+    pub(crate) token: Option<MetadataValue<Ascii>>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) metrics: ForwardMetrics,
+    pub(crate) counts: Arc<RequestCounts>,
+}
+
+/// A fact on its way, as it is in the spool and as it is sent.
+#[derive(Clone)]
+struct Pending {
+    bytes: Vec<u8>,
+    fact: v1::Fact,
+}
+
+/// What to do about a batch that failed as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Remedy {
+    /// One of its facts is at fault: find it by halves.
+    Halve,
+    /// Try again soon.
+    Retry,
+    /// Somebody has to change a setting; try again from time to time.
+    RetrySlowly,
+}
+
+/// The remedy by code. tonic's own deadline comes as `Cancelled`.
+const fn remedy(code: Code) -> Remedy {
+    match code {
+        Code::InvalidArgument | Code::OutOfRange => Remedy::Halve,
+        Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented => Remedy::RetrySlowly,
+        _ => Remedy::Retry,
+    }
+}
+
+/// The recorders' client on `channel`.
+pub(crate) fn client(channel: Channel) -> RecorderClient<Channel> {
+    RecorderClient::new(channel)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+impl Forwarder {
+    /// Sends whatever comes into the spool. Once `finish` is cancelled it ends when the spool is empty, or at the first
+    /// batch that fails; the rest stays in the spool.
+    pub(crate) async fn run(mut self, finish: CancellationToken) {
+        let mut settled = Batch::default();
+        loop {
+            let Some(batch) = self.next(settled, &finish).await else {
+                return;
+            };
+            if batch.facts.is_empty() {
+                self.metrics.progress.set_oldest(None);
+                if finish.is_cancelled() {
+                    return;
+                }
+                let readable = self.lock_reader().readable();
+                tokio::select! {
+                    () = readable => {}
+                    () = finish.cancelled() => {}
+                }
+            } else if !self.settle(&batch, &finish).await {
+                return;
+            }
+            settled = batch;
+        }
+    }
+
+    /// Trims what is settled and reads on. `None` if the disk fails at the end of all.
+    async fn next(&self, mut settled: Batch, finish: &CancellationToken) -> Option<Batch> {
+        let mut pause = BACKOFF.0;
+        loop {
+            let (reader, settled) = (Arc::clone(&self.reader), std::mem::take(&mut settled));
+            let read = spawn_blocking(move || {
+                let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Err(error) = reader.trim(&settled) {
+                    tracing::warn!(%error, "cannot write the spool's cursor; after a restart some facts are sent again");
+                }
+                reader.read(MAX_BATCH_FACTS, BATCH_BYTES)
+            });
+            match read.await {
+                Ok(Ok(batch)) => return Some(batch),
+                Ok(Err(error)) => {
+                    tracing::error!(%error, retry_in = ?pause, "cannot read the spool; check the disk");
+                }
+                Err(_) => return None, // The process is ending.
+            }
+            if !wait(pause, finish).await {
+                return None;
+            }
+            pause = (pause * 2).min(BACKOFF.1);
+        }
+    }
+
+    /// Sends a batch, in parts if need be, until each fact is settled. False if `finish` came first.
+    async fn settle(&mut self, batch: &Batch, finish: &CancellationToken) -> bool {
+        let facts = self.decode(batch).await;
+        self.metrics
+            .progress
+            .set_oldest(facts.iter().filter_map(|pending| at_ms(&pending.fact)).min());
+        let mut parts = vec![facts];
+        let mut pause = BACKOFF.0;
+        while let Some(mut part) = parts.pop() {
+            if part.is_empty() {
+                continue;
+            }
+            let status = match self.send(&part).await {
+                Ok(outcomes) if outcomes.len() == part.len() => {
+                    self.take_outcomes(part, &outcomes).await;
+                    pause = BACKOFF.0;
+                    continue;
+                }
+                Ok(outcomes) => {
+                    Status::internal(format!("{} answers for {} facts", outcomes.len(), part.len()))
+                }
+                Err(status) => status,
+            };
+            self.metrics.error(status.code());
+            match remedy(status.code()) {
+                Remedy::Halve if part.len() == 1 => {
+                    tracing::warn!(code = ?status.code(), message = status.message(), "the recorder refuses a fact");
+                    self.take_outcomes(part, &[v1::Outcome::from(Outcome::Invalid).into()])
+                        .await;
+                    continue;
+                }
+                Remedy::Halve => {
+                    let second = part.split_off(part.len() / 2);
+                    parts.extend([second, part]);
+                    continue;
+                }
+                Remedy::Retry => {
+                    self.note_failure(&status);
+                    if !wait(between(Duration::ZERO, pause), finish).await {
+                        return false;
+                    }
+                    pause = (pause * 2).min(BACKOFF.1);
+                }
+                Remedy::RetrySlowly => {
+                    self.metrics.progress.failed(self.clock.now().as_millis());
+                    tracing::error!(
+                        code = ?status.code(), message = status.message(), retry_in = ?SLOW,
+                        "the recorder refuses this pixel: check that RECORDER_TOKEN is the same on both and that RECORDER_URL \
+                         names a recorder of this version; facts stay in the spool until then"
+                    );
+                    if !wait(between(SLOW / 2, SLOW), finish).await {
+                        return false;
+                    }
+                }
+            }
+            parts.push(part);
+        }
+        true
+    }
+
+    /// One call. There is a span for each, whose context travels along.
+    async fn send(&mut self, part: &[Pending]) -> Result<Vec<i32>, Status> {
+        let span = tracing::info_span!("forward batch", facts = part.len(), otel.kind = "client");
+        let facts = part.iter().map(|pending| pending.fact.clone()).collect();
+        let mut request = Request::from_parts(
+            self.metadata(&span),
+            tonic::Extensions::default(),
+            v1::RecordRequest { facts },
+        );
+        request.set_timeout(DEADLINE);
+        let begun = Instant::now();
+        // The deadline of the call itself begins when a connection takes it, which may be never.
+        let answer = tokio::time::timeout(DEADLINE, self.client.record(request).instrument(span)).await;
+        self.metrics.batch_took(begun.elapsed());
+        match answer {
+            Ok(answer) => Ok(answer?.into_inner().outcomes),
+            Err(_) => Err(Status::deadline_exceeded("no recorder has answered in time")),
+        }
+    }
+
+    fn metadata(&self, span: &tracing::Span) -> MetadataMap {
+        let mut headers = http::HeaderMap::new();
+        let context = span.context();
+        opentelemetry::global::get_text_map_propagator(|propagator| {
+            propagator.inject_context(&context, &mut HeaderInjector(&mut headers));
+        });
+        let mut metadata = MetadataMap::from_headers(headers);
+        if let Some(token) = &self.token {
+            metadata.insert("authorization", token.clone());
+        }
+        metadata
+    }
+
+    /// Counts the outcomes and sets refused facts aside.
+    async fn take_outcomes(&self, part: Vec<Pending>, outcomes: &[i32]) {
+        if let Some(since) = self.metrics.progress.succeeded() {
+            let outage_ms = self.clock.now().as_millis().saturating_sub(since);
+            tracing::info!(outage_ms, "the recorder answers again");
+        }
+        let mut refused = Vec::new();
+        for (pending, outcome) in part.into_iter().zip(outcomes) {
+            let known = v1::Outcome::try_from(*outcome).ok().and_then(v1::Outcome::known);
+            self.metrics
+                .facts(known.map_or(UNKNOWN_OUTCOME, Outcome::as_str), 1);
+            match known {
+                Some(outcome) if !outcome.is_refused() => {}
+                Some(outcome) => refused.push((outcome.as_str().to_owned(), pending.bytes)),
+                None => refused.push((format!("{UNKNOWN_OUTCOME}: {outcome}"), pending.bytes)),
+            }
+        }
+        self.set_aside(refused).await;
+    }
+
+    /// Decodes a batch; what cannot be decoded is set aside at once.
+    async fn decode(&self, batch: &Batch) -> Vec<Pending> {
+        let mut decoded = Vec::with_capacity(batch.facts.len());
+        let mut undecodable = Vec::new();
+        for bytes in batch.facts.iter().cloned() {
+            match v1::Fact::from_bytes(&bytes) {
+                Ok(fact) => decoded.push(Pending { bytes, fact }),
+                Err(error) => {
+                    self.metrics.facts(UNDECODABLE, 1);
+                    undecodable.push((format!("{UNDECODABLE}: {error}"), bytes));
+                }
+            }
+        }
+        self.set_aside(undecodable).await;
+        decoded
+    }
+
+    async fn set_aside(&self, refused: Vec<(String, Vec<u8>)>) {
+        if refused.is_empty() {
+            return;
+        }
+        let at_ms = self.clock.now().as_millis();
+        let facts: Vec<SetAsideFact> = refused
+            .into_iter()
+            .map(|(reason, fact)| SetAsideFact { reason, at_ms, fact })
+            .collect();
+        let count = facts.len();
+        tracing::warn!(
+            count,
+            reason = facts.first().map(|fact| fact.reason.as_str()),
+            "the recorder refused facts"
+        );
+        let reader = Arc::clone(&self.reader);
+        let kept = spawn_blocking(move || {
+            let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+            // A second try goes to a new file. A third would hold up every fact behind these, and a full disk for ever.
+            reader.set_aside(&facts).or_else(|_| reader.set_aside(&facts))
+        })
+        .await;
+        if let Ok(Err(error)) = kept {
+            tracing::error!(count, %error, "cannot set refused facts aside; they are lost");
+            (0..count).for_each(|_| self.counts.lost(Loss::NotSetAside));
+        }
+    }
+
+    fn note_failure(&self, status: &Status) {
+        if self.metrics.progress.failed(self.clock.now().as_millis()) {
+            tracing::warn!(code = ?status.code(), message = status.message(), "the recorder does not answer; the spool keeps what comes");
+        } else {
+            tracing::debug!(code = ?status.code(), message = status.message(), "the recorder still does not answer");
+        }
+    }
+
+    fn lock_reader(&self) -> std::sync::MutexGuard<'_, Reader> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn between(least: Duration, most: Duration) -> Duration {
+    rand::rng().random_range(least..=most)
+}
+
+/// Waits; false if there is no more time for another try.
+async fn wait(pause: Duration, finish: &CancellationToken) -> bool {
+    tokio::select! {
+        () = sleep(pause) => !finish.is_cancelled(),
+        () = finish.cancelled() => false,
+    }
+}
+
+fn at_ms(fact: &v1::Fact) -> Option<i64> {
+    match fact.fact.as_ref()? {
+        v1::fact::Fact::Hit(hit) => Some(hit.opened_at_ms),
+        v1::fact::Fact::Mark(mark) => Some(mark.marked_at_ms),
+    }
+}

@@ -1,0 +1,16 @@
+//! The pixel as a process of its own.
+
+use std::process::ExitCode;
+
+use pixel::Settings;
+use service_kit::Program;
+
+fn main() -> ExitCode {
+    let program = Program {
+        name: "pixel",
+        about: "answers tracking pixels and marks, and brings what it saw to the recorder",
+        read: Settings::read,
+        common: |settings| &settings.common,
+    };
+    program.main(pixel::run)
+}

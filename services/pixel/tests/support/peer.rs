@@ -1,0 +1,185 @@
+//! A recorder that answers as its script says: a real gRPC server of the same interface.
+
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use ::pixel::RecorderUrl;
+use recorder_api::v1::{
+    self, RecordRequest, RecordResponse,
+    recorder_server::{Recorder, RecorderServer},
+};
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Response, Status};
+use tracking::Fact;
+
+/// What is done about one batch.
+#[derive(Clone)]
+pub enum Answer {
+    /// This outcome for every fact.
+    All(i32),
+    /// By fact.
+    Each(Arc<dyn Fn(&Fact) -> i32 + Send + Sync>),
+    /// This code, if the test finds the batch to be at fault; else all is recorded.
+    FailIf(Code, Arc<dyn Fn(&[Fact]) -> bool + Send + Sync>),
+    /// Fewer answers than facts.
+    OneShort,
+}
+
+/// A batch as it came.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub facts: Vec<Fact>,
+    pub authorization: Option<String>,
+    pub traceparent: Option<String>,
+    pub accepted: bool,
+}
+
+/// The recorder; clones share what was seen and the script.
+#[derive(Clone)]
+pub struct Peer {
+    script: Arc<Mutex<VecDeque<Answer>>>,
+    always: Arc<Mutex<Answer>>,
+    seen: Arc<watch::Sender<Vec<Seen>>>,
+}
+
+/// A running [`Peer`]; it stops when this is dropped.
+pub struct Listening {
+    pub address: SocketAddr,
+    stop: CancellationToken,
+    served: tokio::task::JoinHandle<()>,
+}
+
+impl Peer {
+    pub fn new() -> Self {
+        Self {
+            script: Arc::default(),
+            always: Arc::new(Mutex::new(Answer::All(v1::Outcome::Recorded.into()))),
+            seen: Arc::new(watch::Sender::new(Vec::new())),
+        }
+    }
+
+    /// For the next batch only.
+    pub fn then(&self, answer: Answer) {
+        self.script.lock().unwrap().push_back(answer);
+    }
+
+    /// For every batch that the script has nothing for.
+    pub fn always(&self, answer: Answer) {
+        *self.always.lock().unwrap() = answer;
+    }
+
+    pub fn seen(&self) -> Vec<Seen> {
+        self.seen.borrow().clone()
+    }
+
+    /// The facts of all accepted batches so far.
+    pub fn facts(&self) -> Vec<Fact> {
+        self.seen()
+            .into_iter()
+            .filter(|seen| seen.accepted)
+            .flat_map(|seen| seen.facts)
+            .collect()
+    }
+
+    /// Waits until what was seen is as wanted.
+    pub async fn wait_until(&self, wanted: impl FnMut(&Vec<Seen>) -> bool) {
+        let mut watching = self.seen.subscribe();
+        watching.wait_for(wanted).await.unwrap();
+    }
+
+    /// Waits for so many facts in accepted batches.
+    pub async fn wait_for_facts(&self, count: usize) -> Vec<Fact> {
+        let accepted = |seen: &Vec<Seen>| {
+            seen.iter()
+                .filter(|it| it.accepted)
+                .map(|it| it.facts.len())
+                .sum::<usize>()
+        };
+        self.wait_until(|seen| accepted(seen) >= count).await;
+        self.facts()
+    }
+
+    pub async fn listen(&self) -> Listening {
+        self.listen_on("127.0.0.1:0".parse().unwrap()).await
+    }
+
+    pub async fn listen_on(&self, address: SocketAddr) -> Listening {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let service = RecorderServer::new(self.clone());
+        let stopped = stop.clone();
+        let served = tokio::spawn(async move {
+            let incoming = tonic::transport::server::TcpIncoming::from(listener);
+            let server = tonic::transport::Server::builder().add_service(service);
+            tokio::select! {
+                served = server.serve_with_incoming(incoming) => served.unwrap(),
+                () = stopped.cancelled() => {}
+            }
+        });
+        Listening {
+            address,
+            stop,
+            served,
+        }
+    }
+}
+
+impl Listening {
+    pub fn url(&self) -> RecorderUrl {
+        format!("http://{}", self.address).parse().unwrap()
+    }
+
+    /// Stops at once, whatever is under way.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.served.await.unwrap();
+    }
+}
+
+#[tonic::async_trait]
+impl Recorder for Peer {
+    async fn record(&self, request: Request<RecordRequest>) -> Result<Response<RecordResponse>, Status> {
+        let text = |name: &str| {
+            request
+                .metadata()
+                .get(name)
+                .map(|value| value.to_str().unwrap().to_owned())
+        };
+        let (authorization, traceparent) = (text("authorization"), text("traceparent"));
+        let facts: Vec<Fact> = request
+            .into_inner()
+            .facts
+            .into_iter()
+            .map(|fact| Fact::try_from(fact).unwrap())
+            .collect();
+        for fact in &facts {
+            fact.check().unwrap();
+        }
+        let scripted = self.script.lock().unwrap().pop_front();
+        let answer = scripted.unwrap_or_else(|| self.always.lock().unwrap().clone());
+        let recorded = i32::from(v1::Outcome::Recorded);
+        let outcomes = match answer {
+            Answer::All(outcome) => Ok(vec![outcome; facts.len()]),
+            Answer::Each(each) => Ok(facts.iter().map(|fact| each(fact)).collect()),
+            Answer::FailIf(code, at_fault) if at_fault(&facts) => Err(Status::new(code, "as scripted")),
+            Answer::FailIf(..) => Ok(vec![recorded; facts.len()]),
+            Answer::OneShort => Ok(vec![recorded; facts.len() - 1]),
+        };
+        let accepted = outcomes
+            .as_ref()
+            .is_ok_and(|outcomes| outcomes.len() == facts.len());
+        let seen = Seen {
+            facts,
+            authorization,
+            traceparent,
+            accepted,
+        };
+        self.seen.send_modify(|all| all.push(seen));
+        Ok(Response::new(RecordResponse { outcomes: outcomes? }))
+    }
+}
