@@ -26,6 +26,10 @@ class CommandFailed(Exception):
     """A command ended with an error; the text is all that it said."""
 
 
+class Unanswered(Exception):
+    """No HTTP answer came: no connection, no trusted certificate, or a broken answer."""
+
+
 def run(*command, check=True, timeout=120, env=None, input=None):
     """Runs a command and gives its standard output; an error is raised with both outputs in it."""
     done = subprocess.run(
@@ -45,7 +49,7 @@ def eventually(what, probe, seconds=60):
             last = probe()
             if last:
                 return last
-        except (CommandFailed, AssertionError) as error:
+        except (CommandFailed, Unanswered, AssertionError) as error:
             last = error
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what}; last: {last}")
@@ -90,7 +94,6 @@ class Answer:
     version: str
     headers: dict
     body: bytes
-    error: str = ""
 
     def json(self):
         return json.loads(self.body)
@@ -211,10 +214,12 @@ class Stack:
             wanted = "%{http_code} %{http_version}"
             command += ["-D", head.name, "-o", body.name, "-w", wanted, *options, url]
             done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+            if done.returncode != 0:
+                raise Unanswered(f"{url[:200]}: {done.stderr.strip()}")
             status, version = done.stdout.split()
             lines = Path(head.name).read_text().strip().split("\r\n\r\n")[-1].splitlines()[1:]
             headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-            return Answer(int(status), version, headers, Path(body.name).read_bytes(), done.stderr.strip())
+            return Answer(int(status), version, headers, Path(body.name).read_bytes())
 
     def api(self, path, base=None, token=None):
         answer = self.curl((base or self.direct) + path, "-H", f"X-Tracker-Token: {token or self.token}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from certificates import own_certificate
 from nginx import Nginx
-from stack import Mail, Stack, run
+from stack import Mail, Stack, Unanswered, run
 
 FORGED = ["-H", "X-Forwarded-For: 203.0.113.7", "-H", "X-Real-IP: 203.0.113.7", "-H", "Forwarded: for=203.0.113.7"]
 
@@ -66,7 +66,7 @@ class ClientAddress(unittest.TestCase):
 
     def test_8090_is_not_reachable_from_another_machine(self):
         url = f"http://{self.machine.host}:{self.stack.proxy}/health"
-        with self.assertRaises(ValueError):
+        with self.assertRaises(Unanswered):
             self.stack.curl(url, namespace=self.machine.name)
 
     def test_behind_the_nginx_example(self):
