@@ -219,3 +219,107 @@ impl fmt::Debug for Config {
         write!(formatter, "Config({self})")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(url: &str) -> Result<Config, ConfigError> {
+        Config::new("DATABASE_URL", url)
+    }
+
+    #[test]
+    fn no_form_of_it_shows_a_password() {
+        let config = parse(
+            "postgres://anna:s3cret@db.example.com:5433,[2001:db8::1]/email_tracker?password=s3cret&sslmode=require",
+        )
+        .expect("a URL")
+        .password(Some("s3cret too"));
+        assert_eq!(
+            config.to_string(),
+            "anna@db.example.com:5433,2001:db8::1:5432/email_tracker"
+        );
+        assert!(!format!("{config:?} {config:#?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn a_wrong_url_is_told_by_the_setting_and_never_repeated() {
+        for url in [
+            "",
+            "s3cret",
+            "mysql://anna:s3cret@db/email_tracker",
+            "host=db password=s3cret",
+            "postgres://anna:s3cret@x@db/email_tracker",
+            "postgres://anna:s3cret/@x@db/email_tracker",
+            "postgres://anna:x@db:s3cret/email_tracker",
+            "postgres://anna:s3cret%zz@[db/email_tracker",
+            "postgres://anna:x@db/email_tracker?s3cret=1",
+            "postgres://anna:x@db/email_tracker?s3cret",
+            "postgres://anna:x@db/email_tracker?sslmode=s3cret",
+            "postgres://anna:x@db/email_tracker?sslkey=s3cret",
+            "postgres:///email_tracker?user=s3cret",
+        ] {
+            let error = parse(url).expect_err(url).to_string();
+            assert!(
+                error.starts_with("DATABASE_URL: ") && !error.contains("s3cret"),
+                "{url}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn hosts_sockets_and_parameters_of_the_driver_are_understood() {
+        for (url, shown) in [
+            (
+                "postgres://anna@/mail?host=/run/postgresql&port=5433",
+                "anna@/run/postgresql:5433/mail",
+            ),
+            (
+                "postgresql://anna@%2Frun%2Fpostgresql/mail",
+                "anna@/run/postgresql:5432/mail",
+            ),
+            (
+                "postgres://anna@a,b:5433/mail?target_session_attrs=read-write",
+                "anna@a:5432,b:5433/mail",
+            ),
+            (
+                "postgres://anna@a/mail?sslmode=verify-full&connect_timeout=1",
+                "anna@a:5432/mail",
+            ),
+        ] {
+            assert_eq!(parse(url).expect(url).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn a_password_given_apart_overrides_and_an_empty_one_does_not() {
+        let config = parse("postgres://anna:of-the-url@db/mail").expect("a URL");
+        let password = |config: Config| config.driver.get_password().map(<[u8]>::to_vec);
+        assert_eq!(password(config.clone()), Some(b"of-the-url".to_vec()));
+        assert_eq!(
+            password(config.clone().password(Some(""))),
+            Some(b"of-the-url".to_vec())
+        );
+        assert_eq!(
+            password(config.password(Some("p@ss/w:rd"))),
+            Some(b"p@ss/w:rd".to_vec())
+        );
+    }
+
+    #[test]
+    fn certificates_that_cannot_be_used_are_told_by_the_setting() {
+        for (file, problem) in [("/no/such/file", "No such file"), ("/dev/null", "no certificate")] {
+            let config = parse("postgres://anna@db/mail?sslmode=verify-full").expect("a URL");
+            let error = config
+                .ca_file(Some(Path::new(file)))
+                .tls_connector()
+                .err()
+                .expect(file)
+                .to_string();
+            assert!(
+                error.starts_with("DATABASE_URL: ") && error.contains(problem),
+                "{error}"
+            );
+        }
+    }
+}

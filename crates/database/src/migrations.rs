@@ -147,3 +147,35 @@ pub async fn check_schema(client: &Client) -> Result<(), SchemaError> {
         Some(_) => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What databases out there have applied must stay what it was: change the schema by a new migration. (Until the
+    /// first release V1 may still be edited, with its line here.)
+    #[test]
+    fn merged_migrations_never_change() {
+        let mut migrations = embedded::migrations::runner().get_migrations().clone();
+        migrations.sort();
+        let embedded: Vec<String> = migrations
+            .iter()
+            .map(|migration| format!("{migration} {}", migration.checksum()))
+            .collect();
+        let committed: Vec<&str> = include_str!("../migrations/checksums.txt").lines().collect();
+        assert_eq!(
+            embedded, committed,
+            "migrations/ (left) and migrations/checksums.txt (right) differ"
+        );
+    }
+
+    #[test]
+    fn this_build_needs_its_newest_migration() {
+        let newest = embedded::migrations::runner()
+            .get_migrations()
+            .iter()
+            .map(refinery::Migration::version)
+            .max();
+        assert_eq!(newest, Some(SCHEMA_VERSION));
+    }
+}

@@ -9,7 +9,7 @@ use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, Recycling
 use opentelemetry::metrics::Meter;
 use tokio_postgres::IsolationLevel;
 
-use crate::{Config, ConfigError, Error, SchemaError, Session, metrics::Metrics};
+use crate::{Config, ConfigError, Error, ErrorKind, SchemaError, Session, metrics::Metrics};
 
 pub use deadpool_postgres::{Client, Transaction};
 
@@ -101,6 +101,12 @@ impl Database {
         }
         .await;
         self.metrics.attempted(W::NAME, started.elapsed());
+        if result
+            .as_ref()
+            .is_err_and(|error: &Error| error.kind() == ErrorKind::LostConnection)
+        {
+            drop(Client::take(client)); // the pool may not have noticed yet, and would hand it out again
+        }
         result
     }
 

@@ -8,6 +8,7 @@ use super::{OWNER, server::Server};
 
 /// A database that only its test uses; dropped with the value.
 #[derive(Debug)]
+#[must_use = "it is dropped, and its connections are ended, with this value"]
 pub struct TestDatabase {
     server: Arc<Server>,
     name: String,

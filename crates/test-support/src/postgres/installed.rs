@@ -80,8 +80,8 @@ impl Account {
         })
     }
 
-    pub(super) fn owns(self, folder: &Path) {
-        std::os::unix::fs::chown(folder, Some(self.uid), Some(self.gid)).expect("giving the folder away");
+    pub(super) fn owns(self, path: &Path) {
+        std::os::unix::fs::chown(path, Some(self.uid), Some(self.gid)).expect("giving a file to the account");
     }
 
     pub(super) fn runs(self, command: &mut Command) {

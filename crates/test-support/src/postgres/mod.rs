@@ -14,7 +14,7 @@ use std::{
 };
 
 use tokio::sync::OnceCell;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, error::SqlState};
 
 pub use database::TestDatabase;
 use server::Server;
@@ -80,13 +80,22 @@ impl PrivatePostgres {
 
     /// A fresh copy of the template. It is dropped with the value.
     pub async fn database(&self) -> TestDatabase {
+        self.copy_of(TEMPLATE).await
+    }
+
+    /// A fresh database with nothing in it, not even migrated.
+    pub async fn empty_database(&self) -> TestDatabase {
+        self.copy_of("template0").await
+    }
+
+    async fn copy_of(&self, template: &str) -> TestDatabase {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed) + 1);
         let admin = self.superuser("postgres").await;
-        let statement = format!("create database {name} template {TEMPLATE} owner {OWNER}");
+        let statement = format!("create database {name} template {template} owner {OWNER}");
         crate::eventually("the template database has no user left", async || {
             match admin.batch_execute(&statement).await {
                 Ok(()) => Some(()),
-                Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::OBJECT_IN_USE) => None,
+                Err(error) if error.code() == Some(&SqlState::OBJECT_IN_USE) => None,
                 Err(error) => panic!("creating a test database: {error:?}"),
             }
         })
@@ -117,6 +126,11 @@ impl PrivatePostgres {
     /// Starts it again, on the same data and the same port.
     pub async fn start_again(&self) {
         self.server.launch().await;
+    }
+
+    /// Puts a file that only the server may read, such as its TLS key, into its data folder.
+    pub fn put_file(&self, name: &str, content: &str) {
+        self.server.put_file(name, content);
     }
 
     /// What it logged.

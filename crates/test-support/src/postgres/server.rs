@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::process::CommandExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::Mutex,
@@ -231,6 +231,15 @@ impl Server {
 
     pub(super) const fn port(&self) -> u16 {
         self.port
+    }
+
+    pub(super) fn put_file(&self, name: &str, content: &str) {
+        let path = self.data().join(name);
+        fs::write(&path, content).expect("writing into the data folder");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("closing a file to others");
+        if let Some(account) = self.account {
+            account.owns(&path);
+        }
     }
 
     fn data(&self) -> PathBuf {
