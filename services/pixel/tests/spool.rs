@@ -25,6 +25,16 @@ fn segments(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// The file that a spool of these facts leaves: its name and what is in it.
+async fn one_segment_of(facts: &[String]) -> (std::ffi::OsString, Vec<u8>) {
+    let folder = TempDir::new().unwrap();
+    let spool = open(folder.path());
+    append_all(&spool.spool, facts).await;
+    spool.close().await;
+    let path = segments(folder.path()).remove(0);
+    (path.file_name().unwrap().to_owned(), fs::read(path).unwrap())
+}
+
 /// A spool that does not wait long for its disk.
 fn impatient() -> Options {
     Options {
@@ -128,15 +138,11 @@ async fn a_second_owner_is_refused_by_name() {
 #[tokio::test]
 async fn a_torn_tail_is_dropped_wherever_it_was_torn() {
     let facts = numbered(0..5);
-    let whole = 16 + facts[4].len() as u64;
-    for torn_off in 1..=whole {
+    let (name, bytes) = one_segment_of(&facts).await;
+    let last = 16 + facts[4].len();
+    for torn_off in 1..=last {
         let folder = TempDir::new().unwrap();
-        let spool = open(folder.path());
-        append_all(&spool.spool, &facts).await;
-        spool.close().await;
-        let path = &segments(folder.path())[0];
-        let file = fs::OpenOptions::new().write(true).open(path).unwrap();
-        file.set_len(file.metadata().unwrap().len() - torn_off).unwrap();
+        fs::write(folder.path().join(&name), &bytes[..bytes.len() - torn_off]).unwrap();
 
         let mut spool = open(folder.path());
         append_all(&spool.spool, &numbered(5..7)).await;
@@ -162,16 +168,13 @@ fn quarantined(spool: &support::Opened) -> u64 {
 #[tokio::test]
 async fn any_flipped_byte_costs_its_own_record_only() {
     let facts = numbered(0..5);
+    let (name, good) = one_segment_of(&facts).await;
     let record = 16 + facts[0].len();
     for position in 0..36 + 4 * record {
         let folder = TempDir::new().unwrap();
-        let spool = open(folder.path());
-        append_all(&spool.spool, &facts).await;
-        spool.close().await;
-        let path = segments(folder.path()).remove(0);
-        let mut bytes = fs::read(&path).unwrap();
+        let mut bytes = good.clone();
         bytes[position] ^= 0x55;
-        fs::write(&path, &bytes).unwrap();
+        fs::write(folder.path().join(&name), &bytes).unwrap();
 
         let mut spool = open(folder.path());
         let mut expected = facts.clone();

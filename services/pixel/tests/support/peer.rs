@@ -12,7 +12,6 @@ use recorder_api::v1::{
     recorder_server::{Recorder, RecorderServer},
 };
 use tokio::{net::TcpListener, sync::watch};
-use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 use tracking::Fact;
 
@@ -49,8 +48,7 @@ pub struct Peer {
 /// A running [`Peer`]; it stops when this is dropped.
 pub struct Listening {
     pub address: SocketAddr,
-    stop: CancellationToken,
-    served: tokio::task::JoinHandle<()>,
+    runtime: Option<tokio::runtime::Runtime>,
 }
 
 impl Peer {
@@ -108,23 +106,24 @@ impl Peer {
     }
 
     pub async fn listen_on(&self, address: SocketAddr) -> Listening {
-        let listener = TcpListener::bind(address).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let stop = CancellationToken::new();
+        // On a runtime of its own, so that stopping it closes its connections too, as the end of a process does.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let service = RecorderServer::new(self.clone());
-        let stopped = stop.clone();
-        let served = tokio::spawn(async move {
+        let (bound, address_bound) = tokio::sync::oneshot::channel();
+        runtime.spawn(async move {
+            let listener = TcpListener::bind(address).await.unwrap();
+            bound.send(listener.local_addr().unwrap()).unwrap();
             let incoming = tonic::transport::server::TcpIncoming::from(listener);
             let server = tonic::transport::Server::builder().add_service(service);
-            tokio::select! {
-                served = server.serve_with_incoming(incoming) => served.unwrap(),
-                () = stopped.cancelled() => {}
-            }
+            server.serve_with_incoming(incoming).await.unwrap();
         });
         Listening {
-            address,
-            stop,
-            served,
+            address: address_bound.await.unwrap(),
+            runtime: Some(runtime),
         }
     }
 }
@@ -135,9 +134,17 @@ impl Listening {
     }
 
     /// Stops at once, whatever is under way.
-    pub async fn stop(self) {
-        self.stop.cancel();
-        self.served.await.unwrap();
+    pub async fn stop(mut self) {
+        let runtime = self.runtime.take();
+        tokio::task::spawn_blocking(move || drop(runtime)).await.unwrap();
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

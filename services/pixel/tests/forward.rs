@@ -1,0 +1,341 @@
+//! From the spool to the recorder: a real gRPC server of the interface that answers as each test has scripted.
+
+mod support;
+
+use std::{sync::Arc, time::Duration};
+
+use recorder_api::{Outcome, v1};
+use support::{
+    peer::{Answer, Peer},
+    pixel::{NO_RECORDER, Pixel, get, left_in, path_of, start},
+};
+use tempfile::TempDir;
+use tonic::Code;
+use tracking::Fact;
+
+fn outcome(of: Outcome) -> i32 {
+    v1::Outcome::from(of).into()
+}
+
+async fn hit(pixel: &Pixel, email_ids: impl IntoIterator<Item = &str>) {
+    for email_id in email_ids {
+        get(pixel.public, &path_of(email_id)).await.assert_gif(email_id);
+    }
+}
+
+fn email_ids(facts: &[Fact]) -> Vec<&str> {
+    facts.iter().map(Fact::email_id).collect()
+}
+
+/// Waits until the pixel's metric is this.
+async fn wait_for(pixel: &Pixel, series: &str, value: f64) {
+    let mut now = pixel.metric(series).await;
+    for _ in 0..3_000 {
+        if now == value {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        now = pixel.metric(series).await;
+    }
+    panic!("{series} is {now}, not {value}");
+}
+
+const UNSENT: &str = "email_tracker_pixel_spool_records";
+
+fn forwarded(of: &str) -> String {
+    format!("email_tracker_pixel_forward_facts_total{{outcome=\"{of}\"}}")
+}
+
+/// Leaves facts of these emails in a spool.
+async fn fill(folder: &TempDir, email_ids: &[&str]) {
+    let pixel = start(folder.path(), &[NO_RECORDER]).await;
+    hit(&pixel, email_ids.iter().copied()).await;
+    pixel.stop().await.unwrap();
+}
+
+fn set_aside_in(folder: &TempDir) -> Vec<(String, String)> {
+    let files = Arc::new(pixel::spool::files::DiskFiles);
+    let reader = pixel::spool::Folder::open(folder.path(), files)
+        .unwrap()
+        .into_reader();
+    let mut found = Vec::new();
+    reader
+        .for_each_set_aside(|kept| {
+            let fact: Fact = v1::Fact::from_bytes(&kept.fact).unwrap().try_into().unwrap();
+            found.push((fact.email_id().to_owned(), kept.reason));
+        })
+        .unwrap();
+    found
+}
+
+#[tokio::test]
+async fn facts_reach_the_recorder_with_the_token_and_leave_the_spool() {
+    let peer = Peer::new();
+    let recorder = peer.listen().await;
+    let folder = TempDir::new().unwrap();
+    let url = recorder.url().to_string();
+    let pixel = start(
+        folder.path(),
+        &[("RECORDER_URL", &url), ("RECORDER_TOKEN", "geheim")],
+    )
+    .await;
+    hit(&pixel, ["a", "b"]).await;
+    assert_eq!(email_ids(&peer.wait_for_facts(2).await), ["a", "b"]);
+    assert!(
+        peer.seen()
+            .iter()
+            .all(|seen| seen.authorization.as_deref() == Some("Bearer geheim"))
+    );
+    wait_for(&pixel, UNSENT, 0.0).await;
+    assert_eq!(pixel.metric(&forwarded("recorded")).await, 2.0);
+    pixel.stop().await.unwrap();
+    assert_eq!(left_in(folder.path()), []);
+}
+
+#[tokio::test]
+async fn a_recorder_that_comes_back_gets_all_that_waited_once() {
+    let peer = Peer::new();
+    let recorder = peer.listen().await;
+    let (address, url) = (recorder.address, recorder.url().to_string());
+    let folder = TempDir::new().unwrap();
+    let pixel = start(folder.path(), &[("RECORDER_URL", &url)]).await;
+    hit(&pixel, ["a"]).await;
+    peer.wait_for_facts(1).await;
+    recorder.stop().await;
+    hit(&pixel, ["b", "c"]).await;
+    wait_for(&pixel, UNSENT, 2.0).await;
+    let _recorder = peer.listen_on(address).await;
+    hit(&pixel, ["d"]).await;
+    assert_eq!(email_ids(&peer.wait_for_facts(4).await), ["a", "b", "c", "d"]);
+    wait_for(&pixel, UNSENT, 0.0).await;
+    assert!(
+        pixel
+            .metric("email_tracker_pixel_forward_errors_total{code=\"unavailable\"}")
+            .await
+            >= 1.0
+    );
+    pixel.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_stopped_pixel_left_is_sent_by_the_next() {
+    let folder = TempDir::new().unwrap();
+    fill(&folder, &["a", "b", "c"]).await;
+    let peer = Peer::new();
+    let recorder = peer.listen().await;
+    let url = recorder.url().to_string();
+    let pixel = start(folder.path(), &[("RECORDER_URL", &url)]).await;
+    assert_eq!(email_ids(&peer.wait_for_facts(3).await), ["a", "b", "c"]);
+    pixel.stop().await.unwrap();
+    assert_eq!(left_in(folder.path()), []);
+}
+
+#[tokio::test]
+async fn at_the_end_what_is_there_is_still_sent() {
+    let peer = Peer::new();
+    let recorder = peer.listen().await;
+    let url = recorder.url().to_string();
+    let folder = TempDir::new().unwrap();
+    let pixel = start(folder.path(), &[("RECORDER_URL", &url)]).await;
+    for number in 0..50 {
+        hit(&pixel, [number.to_string().as_str()]).await;
+    }
+    pixel.stop().await.unwrap();
+    assert_eq!((peer.facts().len(), left_in(folder.path()).len()), (50, 0));
+}
+
+#[tokio::test]
+async fn refused_facts_are_set_aside_with_their_reasons_and_the_others_go_on() {
+    let folder = TempDir::new().unwrap();
+    fill(&folder, &["good", "bad", "old", "gone", "known", "new", "last"]).await;
+    let peer = Peer::new();
+    peer.then(Answer::Each(Arc::new(|fact| match fact.email_id() {
+        "bad" => outcome(Outcome::Invalid),
+        "old" => outcome(Outcome::Expired),
+        "gone" => outcome(Outcome::Erased),
+        "known" => outcome(Outcome::AlreadyKnown),
+        "new" => 99, // Of a recorder that knows more than this pixel.
+        _ => outcome(Outcome::Recorded),
+    })));
+    let recorder = peer.listen().await;
+    let url = recorder.url().to_string();
+    let pixel = start(folder.path(), &[("RECORDER_URL", &url)]).await;
+    peer.wait_for_facts(7).await;
+    wait_for(&pixel, UNSENT, 0.0).await;
+    for (of, count) in [
+        ("recorded", 2.0),
+        ("already_known", 1.0),
+        ("invalid", 1.0),
+        ("expired", 1.0),
+        ("erased", 1.0),
+        ("unknown", 1.0),
+    ] {
+        assert_eq!(pixel.metric(&forwarded(of)).await, count, "{of}");
+    }
+    assert_eq!(pixel.metric("email_tracker_pixel_spool_set_aside").await, 4.0);
+    pixel.stop().await.unwrap();
+    let expected = [
+        ("bad", "invalid"),
+        ("old", "expired"),
+        ("gone", "erased"),
+        ("new", "unknown: 99"),
+    ];
+    assert_eq!(
+        set_aside_in(&folder),
+        expected.map(|(email_id, reason)| (email_id.to_owned(), reason.to_owned()))
+    );
+}
+
+#[tokio::test]
+async fn a_fact_that_spoils_its_batch_is_found_by_halves() {
+    for code in [Code::InvalidArgument, Code::OutOfRange] {
+        let folder = TempDir::new().unwrap();
+        let mut all: Vec<String> = (0..37).map(|number| format!("good {number}")).collect();
+        all.insert(20, "poison".into());
+        all.insert(3, "poison".into());
+        let names: Vec<&str> = all.iter().map(String::as_str).collect();
+        fill(&folder, &names).await;
+        let peer = Peer::new();
+        let spoilt = |facts: &[Fact]| facts.iter().any(|fact| fact.email_id() == "poison");
+        peer.always(Answer::FailIf(code, Arc::new(spoilt)));
+        let recorder = peer.listen().await;
+        let url = recorder.url().to_string();
+        let pixel = start(folder.path(), &[("RECORDER_URL", &url)]).await;
+        let facts = peer.wait_for_facts(37).await;
+        let good: Vec<&str> = names.iter().copied().filter(|name| *name != "poison").collect();
+        assert_eq!(email_ids(&facts), good);
+        wait_for(&pixel, UNSENT, 0.0).await;
+        pixel.stop().await.unwrap();
+        let poison = ("poison".to_owned(), "invalid".to_owned());
+        assert_eq!(set_aside_in(&folder), [poison.clone(), poison]);
+    }
+}
+
+#[tokio::test]
+async fn every_other_failure_is_retried_and_nothing_is_dropped() {
+    let codes = [
+        Code::Unavailable,
+        Code::Cancelled,
+        Code::DeadlineExceeded,
+        Code::ResourceExhausted,
+        Code::Aborted,
+        Code::Internal,
+        Code::Unknown,
+        Code::FailedPrecondition,
+        Code::DataLoss,
+    ];
+    let folder = TempDir::new().unwrap();
+    fill(&folder, &["a", "b"]).await;
+    let peer = Peer::new();
+    for code in codes {
+        peer.then(Answer::FailIf(code, Arc::new(|_| true)));
+    }
+    peer.then(Answer::OneShort);
+    let recorder = peer.listen().await;
+    let url = recorder.url().to_string();
+    let pixel = start(folder.path(), &[("RECORDER_URL", &url)]).await;
+    assert_eq!(email_ids(&peer.wait_for_facts(2).await), ["a", "b"]);
+    assert_eq!(peer.seen().len(), codes.len() + 2);
+    wait_for(&pixel, UNSENT, 0.0).await;
+    assert_eq!(pixel.metric("email_tracker_pixel_spool_set_aside").await, 0.0);
+    pixel.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_wrong_token_keeps_everything_in_the_spool() {
+    for code in [Code::Unauthenticated, Code::PermissionDenied, Code::Unimplemented] {
+        let folder = TempDir::new().unwrap();
+        let peer = Peer::new();
+        peer.always(Answer::FailIf(code, Arc::new(|_| true)));
+        let recorder = peer.listen().await;
+        let url = recorder.url().to_string();
+        let pixel = start(folder.path(), &[("RECORDER_URL", &url)]).await;
+        hit(&pixel, ["a"]).await;
+        peer.wait_until(|seen| !seen.is_empty()).await;
+        hit(&pixel, ["b"]).await;
+        assert_eq!(peer.seen().len(), 1, "{code:?} is not hammered at");
+        pixel.stop().await.unwrap();
+        assert_eq!(email_ids(&left_in(folder.path())), ["a", "b"]);
+    }
+}
+
+#[tokio::test]
+async fn several_recorders_are_used_and_one_that_is_dead_holds_up_nothing() {
+    let (one, two) = (Peer::new(), Peer::new());
+    let (first, second) = (one.listen().await, two.listen().await);
+    let urls = format!("{},{},http://127.0.0.1:1", first.url(), second.url());
+    let folder = TempDir::new().unwrap();
+    let pixel = start(folder.path(), &[("RECORDER_URL", &urls)]).await;
+    let mut sent = 0;
+    while one.facts().is_empty() || two.facts().is_empty() {
+        hit(&pixel, [sent.to_string().as_str()]).await;
+        sent += 1;
+        assert!(sent < 10_000, "{} and {}", one.facts().len(), two.facts().len());
+    }
+    first.stop().await;
+    for number in 0..20 {
+        hit(&pixel, [number.to_string().as_str()]).await;
+    }
+    wait_for(&pixel, UNSENT, 0.0).await;
+    assert_eq!(one.facts().len() + two.facts().len(), sent + 20);
+    pixel.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_name_that_cannot_be_looked_up_keeps_everything_in_the_spool() {
+    let folder = TempDir::new().unwrap();
+    let pixel = start(
+        folder.path(),
+        &[("RECORDER_URL", "http://recorder.invalid:50051")],
+    )
+    .await;
+    hit(&pixel, ["a"]).await;
+    pixel.stop().await.unwrap();
+    assert_eq!(email_ids(&left_in(folder.path())), ["a"]);
+}
+
+#[tokio::test]
+async fn batches_keep_to_the_bounds_of_the_interface() {
+    let folder = TempDir::new().unwrap();
+    let spool = support::open(folder.path());
+    let mut appends = Vec::new();
+    for number in 0..5_000_u32 {
+        let large = number % 50 == 0;
+        let token = tracking::Token {
+            recipient: "r".repeat(if large { 10_000 } else { 10 }),
+            ..support::pixel::token(&number.to_string())
+        };
+        let opened_at = tracking::Timestamp::from_millis(1_710_000_000_000 + i64::from(number));
+        let fact = Fact::Hit(tracking::Hit {
+            event_id: tracking::facts::new_id(opened_at, [1; 10]).unwrap(),
+            opened_at,
+            token,
+            client_address: [198, 51, 100, 7].into(),
+            user_agent: None,
+            referer_host: None,
+        });
+        let bytes = prost::Message::encode_to_vec(&v1::Fact::from(&fact));
+        let spool = spool.spool.clone();
+        appends.push(tokio::spawn(async move { spool.append(bytes).await }));
+    }
+    for append in appends {
+        append.await.unwrap().unwrap();
+    }
+    spool.close().await;
+    let peer = Peer::new();
+    let recorder = peer.listen().await;
+    let url = recorder.url().to_string();
+    let pixel = start(folder.path(), &[("RECORDER_URL", &url)]).await;
+    peer.wait_for_facts(5_000).await;
+    pixel.stop().await.unwrap();
+    let seen = peer.seen();
+    assert!(seen.len() < 10, "{} batches", seen.len());
+    for batch in seen {
+        let facts = batch.facts.iter().map(v1::Fact::from).collect();
+        let bytes = prost::Message::encoded_len(&v1::RecordRequest { facts });
+        assert!(
+            batch.facts.len() <= recorder_api::MAX_BATCH_FACTS && bytes <= recorder_api::MAX_BATCH_BYTES,
+            "{bytes}"
+        );
+    }
+}

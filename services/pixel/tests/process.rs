@@ -1,0 +1,294 @@
+//! Real processes and real disks: kill -9, a second owner, a disk that is full, a stop by signal.
+
+mod support;
+
+use std::{
+    fs,
+    io::Read,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use pixel::spool::{AppendError, Failure, Options, SyncPolicy, files::DiskFiles};
+use support::{
+    append_all, numbered, open, open_on,
+    pixel::{get, left_in, mark, path_of},
+};
+use tempfile::TempDir;
+
+/// A pixel as a process of its own; killed when dropped.
+struct Process {
+    child: Child,
+    public: SocketAddr,
+}
+
+impl Process {
+    /// Starts it and waits until it answers. `None` and its words if it ends instead.
+    async fn start(folder: &Path, variables: &[(&str, &str)]) -> Result<Self, String> {
+        let ports = [free_port(), free_port()];
+        let mut child = Command::new(env!("CARGO_BIN_EXE_pixel"))
+            .env_clear()
+            .env("SPOOL_DIR", folder)
+            .env("PORT", ports[0].to_string())
+            .env("ADMIN_PORT", ports[1].to_string())
+            .env("RECORDER_URL", "http://127.0.0.1:1")
+            .envs(variables.iter().copied())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let public = SocketAddr::from(([127, 0, 0, 1], ports[0]));
+        loop {
+            if is_answering(public).await {
+                return Ok(Self { child, public });
+            }
+            if child.try_wait().unwrap().is_some() {
+                let mut words = String::new();
+                child.stderr.take().unwrap().read_to_string(&mut words).unwrap();
+                return Err(words);
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn is_answering(address: SocketAddr) -> bool {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let Ok(mut stream) = tokio::net::TcpStream::connect(address).await else {
+        return false;
+    };
+    let mut answer = Vec::new();
+    stream
+        .write_all(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .await
+        .is_ok()
+        && stream.read_to_end(&mut answer).await.is_ok()
+        && answer.starts_with(b"HTTP/1.1 200 ")
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+/// Sends hits over keep-alive connections until they break; gives the email ids that were answered.
+async fn hits_until_broken(to: SocketAddr, prefix: String) -> Vec<String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut answered = Vec::new();
+    let Ok(mut stream) = tokio::net::TcpStream::connect(to).await else {
+        return answered;
+    };
+    for number in 0.. {
+        let email_id = format!("{prefix}-{number}");
+        let request = format!("GET {} HTTP/1.1\r\nHost: x\r\n\r\n", path_of(&email_id));
+        if stream.write_all(request.as_bytes()).await.is_err() {
+            break;
+        }
+        let mut answer = Vec::new();
+        while !answer.ends_with(&pixel::GIF) {
+            let mut buffer = [0; 1_024];
+            match stream.read(&mut buffer).await {
+                Ok(0) | Err(_) => return answered,
+                Ok(read) => answer.extend_from_slice(&buffer[..read]),
+            }
+        }
+        answered.push(email_id);
+    }
+    answered
+}
+
+#[tokio::test]
+async fn kill_9_loses_nothing_that_was_answered() {
+    let folder = TempDir::new().unwrap();
+    let mut answered = Vec::new();
+    for round in 0..5 {
+        let mut process = Process::start(folder.path(), &[]).await.unwrap();
+        let clients: Vec<_> = (0..8)
+            .map(|client| tokio::spawn(hits_until_broken(process.public, format!("{round}-{client}"))))
+            .collect();
+        tokio::time::sleep(std::time::Duration::from_millis(100 + 50 * round)).await;
+        process.child.kill().unwrap();
+        process.child.wait().unwrap();
+        for client in clients {
+            answered.extend(client.await.unwrap());
+        }
+    }
+    let recorded: std::collections::HashSet<String> = left_in(folder.path())
+        .iter()
+        .map(|fact| fact.email_id().to_owned())
+        .collect();
+    let lost: Vec<_> = answered
+        .iter()
+        .filter(|email_id| !recorded.contains(*email_id))
+        .collect();
+    assert!(answered.len() > 100, "only {} answered", answered.len());
+    assert_eq!(lost, Vec::<&String>::new());
+}
+
+#[tokio::test]
+async fn a_second_process_on_the_same_folder_is_refused_in_a_line() {
+    let folder = TempDir::new().unwrap();
+    let first = Process::start(folder.path(), &[]).await.unwrap();
+    let words = Process::start(folder.path(), &[]).await.err().expect("refused");
+    assert!(
+        words.contains(folder.path().to_str().unwrap()) && words.contains("SPOOL_DIR"),
+        "{words}"
+    );
+    assert_eq!(words.trim_end().lines().count(), 1, "{words}");
+    get(first.public, &path_of("e")).await.assert_gif("the first one");
+}
+
+#[tokio::test]
+async fn wrong_settings_are_all_named_at_one_start() {
+    let folder = TempDir::new().unwrap();
+    let variables = [
+        ("SPOOL_SYNC", "never"),
+        ("RECORDER_URL", "recorder"),
+        ("TRUSTED_PROXIES", "x"),
+    ];
+    let words = Process::start(folder.path(), &variables)
+        .await
+        .err()
+        .expect("refused");
+    for name in ["SPOOL_SYNC", "RECORDER_URL", "TRUSTED_PROXIES"] {
+        assert!(
+            words.lines().any(|line| line.contains(&format!("{name}: "))),
+            "{words}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn sigterm_answers_what_is_under_way_and_keeps_it() {
+    let folder = TempDir::new().unwrap();
+    let mut process = Process::start(folder.path(), &[]).await.unwrap();
+    let clients: Vec<_> = (0..8)
+        .map(|client| tokio::spawn(hits_until_broken(process.public, client.to_string())))
+        .collect();
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    process.signal(rustix::process::Signal::TERM);
+    let status = process.child.wait().unwrap();
+    assert!(status.success(), "{status}");
+    let mut answered = 0;
+    for client in clients {
+        answered += client.await.unwrap().len();
+    }
+    assert_eq!(left_in(folder.path()).len(), answered);
+}
+
+/// A small file system of its own; unmounted when dropped. `None` if this account may not mount.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path, bytes: u64) -> Option<Self> {
+        let options = format!("size={bytes}");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "none"])
+            .arg(at)
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success());
+        mounted.then(|| Self(at.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_is_really_full_loses_exactly_what_is_counted() {
+    let at = TempDir::new().unwrap();
+    let Some(disk) = SmallDisk::mount(at.path(), 1 << 20) else {
+        eprintln!("skipped: mounting needs root");
+        return;
+    };
+    let folder = disk.0.join("spool");
+    let pixel = support::pixel::start(&folder, &[support::pixel::NO_RECORDER]).await;
+    fs::write(disk.0.join("ballast"), vec![0; 960 << 10]).unwrap();
+    let mut sent = 0;
+    let lost = "email_tracker_pixel_facts_lost_total{reason=\"disk_full\"}";
+    while pixel.metric(lost).await < 20.0 {
+        get(pixel.public, &path_of(&format!("{sent:0>900}")))
+            .await
+            .assert_gif("a full disk");
+        sent += 1;
+        assert!(sent < 500);
+    }
+    let large = format!(r#"{{"email_id":"{}"}}"#, "e".repeat(1_024));
+    assert_eq!(mark(pixel.public, large.as_bytes()).await.status, 503);
+    let (status, ready) = pixel.ready().await;
+    assert!(
+        status == 200 && ready.contains("the disk under the spool is full"),
+        "{ready}"
+    );
+
+    fs::remove_file(disk.0.join("ballast")).unwrap();
+    while pixel.ready().await.1.contains("degraded") {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    for _ in 0..10 {
+        get(pixel.public, &path_of("after"))
+            .await
+            .assert_gif("room again");
+        sent += 1;
+    }
+    let lost = pixel.metric(lost).await as usize;
+    pixel.stop().await.unwrap();
+    assert_eq!(left_in(&folder).len(), sent - lost);
+}
+
+#[tokio::test]
+async fn a_pixel_starts_and_answers_on_a_disk_that_is_full_already() {
+    let at = TempDir::new().unwrap();
+    let Some(disk) = SmallDisk::mount(at.path(), 1 << 20) else {
+        eprintln!("skipped: mounting needs root");
+        return;
+    };
+    let folder = disk.0.join("spool");
+    let spool = open(&folder);
+    append_all(&spool.spool, &numbered(0..3)).await;
+    spool.close().await;
+    let ballast = fs::File::create(disk.0.join("ballast")).unwrap();
+    let mut written = 0;
+    while std::os::unix::fs::FileExt::write_all_at(&ballast, &[0; 4_096], written).is_ok() {
+        written += 4_096;
+    }
+    let mut spool = open_on(DiskFiles, &folder, Options::new(1 << 30, SyncPolicy::Always));
+    let refused = spool.spool.append(b"refused".to_vec()).await;
+    assert!(
+        matches!(refused, Err(AppendError::Failed(Failure::DiskFull))),
+        "{refused:?}"
+    );
+    let batch = spool.reader.read(10, 1 << 20).unwrap();
+    assert_eq!(support::texts(&batch), numbered(0..3));
+    let _without_room = spool.reader.trim(&batch);
+    drop(ballast);
+    fs::remove_file(disk.0.join("ballast")).unwrap();
+    while spool.spool.failing().is_some() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    append_all(&spool.spool, &numbered(3..5)).await;
+    assert_eq!(spool.take_all(), numbered(3..5));
+    spool.close().await;
+    let mut spool = open(&folder);
+    assert_eq!(spool.take_all(), Vec::<String>::new());
+}
