@@ -72,6 +72,9 @@ pub(crate) const SETTINGS: [Setting; 10] = [
 /// Where programs are looked for; not ours to document.
 const PATH: Setting = Setting::new("PATH", "", "");
 
+/// What libraries say about their own work tells the user of a first start nothing.
+const LOG_LEVEL: &str = "info,opentelemetry_sdk=warn,refinery_core=warn,tokio_postgres=warn";
+
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// What `up` is told.
@@ -135,6 +138,7 @@ impl Settings {
         // The admin ports have settings of their own, and are for this machine unless it is said otherwise.
         reader.set("ADMIN_PORT", "0");
         reader.default_to("ADMIN_LISTEN", LOOPBACK.to_string());
+        reader.default_to("LOG_LEVEL", LOG_LEVEL);
         let common = Common::read(reader, 8090, 0);
         let admin_address = common.admin.ip();
         let mut admin = |setting, default| SocketAddr::new(admin_address, reader.port(setting, default));
