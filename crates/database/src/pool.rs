@@ -129,12 +129,11 @@ impl Database {
         isolation: IsolationLevel,
         read_only: bool,
     ) -> Result<Transaction<'a>, Error> {
-        let tx = client
-            .build_transaction()
-            .isolation_level(isolation)
-            .read_only(read_only || self.session.is_read_only())
-            .start()
-            .await?;
+        let mut begin = client.build_transaction().isolation_level(isolation);
+        if read_only || self.session.is_read_only() {
+            begin = begin.read_only(true);
+        } // else as the server says: an operator, or a provider with a full disk, may have made it read-only
+        let tx = begin.start().await?;
         if let Some(settings) = self.session.on_transaction() {
             tx.batch_execute(&settings).await?;
         }

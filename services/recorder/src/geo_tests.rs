@@ -67,7 +67,9 @@ fn write(value: &Value, to: &mut Vec<u8>) {
         }
         List(values) => {
             head(11, values.len(), to);
-            values.iter().for_each(|value| write(value, to));
+            for value in values {
+                write(value, to);
+            }
         }
     }
 }

@@ -4,6 +4,13 @@
 //! `ORDER_CASES=5000 cargo test -p recorder --test order` runs longer; a failure prints the seed for `ORDER_SEED`, and the
 //! smallest facts and deliveries that still fail.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
 mod common;
 
 use std::{

@@ -35,17 +35,3 @@ impl Statements {
         })
     }
 }
-
-/// Every statement with its name, for the tests that look at their plans.
-#[cfg(test)]
-pub(crate) const ALL: [&str; 9] = [
-    emails::ADD,
-    emails::LOCK,
-    hits::STORED,
-    marks::STORED,
-    marks::INSERT,
-    hits::INSERT,
-    verdicts::CORRECT,
-    counters::UPDATE,
-    revisions::RAISE,
-];
