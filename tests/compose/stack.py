@@ -72,7 +72,9 @@ def free_port():
 def free_subnet_prefix():
     """Three numbers under which this machine has no route yet."""
     routes = run("ip", "-4", "route")
-    return next(prefix for n in range(100, 250) if f" {(prefix := f'10.214.{n}')}." not in f" {routes}".replace("\n", " "))
+    return next(
+        prefix for n in range(100, 250) if f" {(prefix := f'10.214.{n}')}." not in f" {routes}".replace("\n", " ")
+    )
 
 
 def venv(name, *packages):
@@ -158,10 +160,14 @@ class Stack:
         env_file = Path(self.folder.name) / ".env"
         entries = {name: value for name, value in (self.settings | settings).items() if name not in without}
         # As .env.example says: in single quotes, with \' for a single quote.
-        env_file.write_text("".join(f"{name}='{str(value).replace(chr(39), chr(92) + chr(39))}'\n" for name, value in entries.items()))
+        env_file.write_text(
+            "".join(f"{name}='{str(value).replace(chr(39), chr(92) + chr(39))}'\n" for name, value in entries.items())
+        )
         files = ["-f", ROOT / "docker-compose.yml", "-f", HERE / "docker-compose.yml"]
         # Compose takes variables of the shell before those of the file.
-        shell = {name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG") if name in os.environ}
+        shell = {
+            name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG") if name in os.environ
+        }
         return run(
             "docker", "compose", "-p", self.project, "--env-file", env_file, *files, *words,
             env=shell, timeout=timeout, check=check,
@@ -189,8 +195,8 @@ class Stack:
     def root_certificate(self, service="caddy"):
         """The file of the root certificate that this Caddy's internal authority made for itself."""
         file = Path(self.folder.name) / f"{service}-root.pem"
-        made = lambda: self.compose("exec", "-T", service, "cat", "/data/caddy/pki/authorities/local/root.crt")
-        file.write_text(eventually(f"root certificate of {service}", made))
+        print_it = ["exec", "-T", service, "cat", "/data/caddy/pki/authorities/local/root.crt"]
+        file.write_text(eventually(f"root certificate of {service}", lambda: self.compose(*print_it)))
         return file
 
     # --- Clients

@@ -84,8 +84,10 @@ class Opens(unittest.TestCase):
 
         def all_healthy():
             now = [self.stack.inspect(service) for service in EVERY_SERVICE]
-            again = all(of["RestartCount"] > before[name]["RestartCount"] for name, of in zip(EVERY_SERVICE, now))
-            return again and all(of["State"]["Health"]["Status"] == "healthy" for of in now)
+            again = all(
+                of["RestartCount"] > before[name]["RestartCount"] for name, of in zip(EVERY_SERVICE, now, strict=True)
+            )
+            return again and all(of["State"].get("Health", {}).get("Status") == "healthy" for of in now)
 
         eventually("every service is healthy again", all_healthy, seconds=120)
         self.assert_kept(mail)
@@ -105,7 +107,9 @@ class Opens(unittest.TestCase):
 
         def recorded():
             items = stack.api("/dashboard/api/emails")["items"]
-            return len([item for item in items if item["email_id"] in wanted and item["raw_open_events"]]) == len(wanted)
+            return len([item for item in items if item["email_id"] in wanted and item["raw_open_events"]]) == len(
+                wanted
+            )
 
         eventually("all 100 are recorded", recorded)
         rows = [row for row in stack.api("/dashboard/api/emails")["items"] if row["email_id"] in wanted]

@@ -13,7 +13,11 @@ NOT_ROUTED = [
     *["/", "/live", "/ready", "/log-level", "/healthz", "/health/", "/dashboardx", "/t", "/config/"],
     *["/metrics", "/metrics/", "//metrics", "/metrics/x", "/./metrics", "/%6detrics", "/metrics%00"],
     *["/t/../metrics", "/t/%2e%2e/metrics", "/t/..%2fmetrics", "/dashboard/../metrics", "/dashboard/..%2Fmetrics"],
-    *["/metrics/suppress-signals/../../metrics", "/metrics/suppress-signals/x", "/email_tracker.recorder.v1.Recorder/Record"],
+    *[
+        "/metrics/suppress-signals/../../metrics",
+        "/metrics/suppress-signals/x",
+        "/email_tracker.recorder.v1.Recorder/Record",
+    ],
 ]
 
 
@@ -30,7 +34,9 @@ class Edge(unittest.TestCase):
             for path in WITH_TOKEN:
                 with self.subTest(path, base=base):
                     self.assertEqual(self.stack.curl(base + path).status, 401)
-                    self.assertIsInstance(self.stack.api(path, base)["count" if "debug" not in path else "by_email"], int | dict)
+                    self.assertIsInstance(
+                        self.stack.api(path, base)["count" if "debug" not in path else "by_email"], int | dict
+                    )
 
     def test_routes_nothing_else(self):
         for base in self.ways:
@@ -83,7 +89,15 @@ class Edge(unittest.TestCase):
 
         mail = Mail()
         python = venv("http3", "aioquic")
-        said = run(python, HERE / "http3.py", "127.0.0.1", self.stack.https, "localhost", self.stack.root_certificate(), mail.pixel)
+        said = run(
+            python,
+            HERE / "http3.py",
+            "127.0.0.1",
+            self.stack.https,
+            "localhost",
+            self.stack.root_certificate(),
+            mail.pixel,
+        )
         self.assertEqual(said.split(), ["200", str(GIF_BYTES)])
         self.stack.recorded(mail)
 

@@ -45,7 +45,7 @@ class ClientAddress(unittest.TestCase):
     def recorded_address(self, url, *options, trust=None):
         """The address of a hit that the other machine made."""
         mail = Mail()
-        scheme, name, port = url.replace("//", "").split(":")
+        name, port = url.partition("//")[2].split(":")
         to_host = ["--connect-to", f"{name}:{port}:{self.machine.host}:{port}"]
         answer = self.stack.curl(url + mail.pixel, *to_host, *options, trust=trust, namespace=self.machine.name)
         self.assertEqual(answer.status, 200, answer)

@@ -38,15 +38,17 @@ class Certificates(unittest.TestCase):
         self.assert_trusted(self.stack.root_certificate(), "localhost")
 
     def test_automatic_by_either_challenge(self):
-        stack = self.stack
-        self.addCleanup(stack.compose, "--profile", "authority", "rm", "-s", "-f", "-v", "authority")
+        stack, profile = self.stack, ["--profile", "authority"]
+        self.addCleanup(stack.compose, *profile, "rm", "-s", "-f", "-v", "authority")
         for challenge in ["http-01", "tls-alpn-01"]:
             with self.subTest(challenge):
-                stack.compose("--profile", "authority", "up", "-d", "--wait", "--no-deps", "--force-recreate", "-V", "authority", CHALLENGE=challenge)
+                stack.compose(*profile, "up", "-d", "--wait", "--no-deps", "authority", CHALLENGE=challenge)
                 root = stack.root_certificate("authority")
+                # A name for each, so that the certificate of the one before is of no use.
+                name = f"{challenge}.example.com"
                 directory = "https://authority/acme/local/directory"
-                self.caddy_with(DOMAIN=NAME, ACME_EMAIL="owner@example.com", ACME_CA=directory, ACME_CA_ROOT=root)
-                self.assert_trusted(root)
+                self.caddy_with(DOMAIN=name, ACME_EMAIL="owner@example.com", ACME_CA=directory, ACME_CA_ROOT=root)
+                self.assert_trusted(root, name)
 
     def test_files_of_ones_own(self):
         chain, key, root = own_certificate(self.folder, NAME)
