@@ -1,7 +1,9 @@
 //! The admin port: `/live`, `/ready`, `/metrics` and `/log-level`. It is for the operator and is never routed to from
 //! outside.
 //!
-//! It runs on a thread and a runtime of its own, so that probes and scrapes are answered however busy the service is.
+//! It runs on a thread and a runtime of its own, so that probes and scrapes are answered however busy the service is: a
+//! thread waiting for a socket costs nothing, and the system schedules it beside the service's. The checks themselves run
+//! on the service's runtime: one that hangs is not ready, and a connection that a check opens lives where it is used.
 
 use std::{future::Future, net::TcpListener, pin::Pin, sync::Arc, time::Duration};
 
@@ -14,15 +16,24 @@ use axum::{
     routing::get,
 };
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
+use tokio::runtime::Handle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     http::{self, Limits},
-    telemetry::{LogLevel, Metrics},
+    telemetry::{Directives, LogLevel, Metrics},
 };
 
-/// How long one check may take before it counts as failing.
+/// How long one check may take before it counts as failing; shorter than the 3 s that [`crate::program::healthcheck`] waits.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Probes and scrapes are few and short.
+const LIMITS: Limits = Limits {
+    connections: 256,
+    head_bytes: 16 << 10,
+    header_lines: 100,
+    head_time: Duration::from_secs(75),
+};
 
 /// What a check finds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +59,7 @@ impl Readiness {
         Self::default()
     }
 
-    /// Adds a check, which is asked at each probe. It runs on the admin thread and must not block it.
+    /// Adds a check, which is asked at each probe; no answer within 2 s, or a panic, counts as failing.
     #[must_use]
     pub fn check<F, R>(mut self, name: &'static str, check: F) -> Self
     where
@@ -59,12 +70,15 @@ impl Readiness {
         self
     }
 
-    /// Asks all checks at once: whether the service is ready, and what each found.
-    async fn ask(&self) -> (StatusCode, serde_json::Value) {
+    /// Asks all checks at once, on the service's runtime: whether the service is ready, and what each found.
+    async fn ask(&self, service: &Handle) -> (StatusCode, serde_json::Value) {
         let answers = self.0.iter().map(async |(name, check)| {
-            let health = tokio::time::timeout(CHECK_TIMEOUT, check())
-                .await
-                .unwrap_or_else(|_| Health::Failing(format!("no answer within {CHECK_TIMEOUT:?}")));
+            let asked = AbortOnDropHandle::new(service.spawn(check()));
+            let health = match tokio::time::timeout(CHECK_TIMEOUT, asked).await {
+                Ok(Ok(health)) => health,
+                Ok(Err(error)) => Health::Failing(format!("the check itself failed: {error}")),
+                Err(_) => Health::Failing(format!("no answer within {CHECK_TIMEOUT:?}")),
+            };
             (*name, health)
         });
         let answers = futures::future::join_all(answers).await;
@@ -76,32 +90,35 @@ impl Readiness {
         } else {
             (StatusCode::OK, "ready")
         };
-        let checks: serde_json::Map<_, _> = answers
+        let found = answers
             .into_iter()
-            .map(|(name, health)| {
-                let found = match health {
-                    Health::Ok => json!({"ok": true}),
-                    Health::Degraded(detail) => json!({"ok": true, "degraded": detail}),
-                    Health::Failing(detail) => json!({"ok": false, "detail": detail}),
-                };
-                (name.to_owned(), found)
-            })
-            .collect();
+            .map(|(name, health)| (name.to_owned(), health.found()));
+        let checks: serde_json::Map<_, _> = found.collect();
         (code, json!({"status": status, "checks": checks}))
+    }
+}
+
+impl Health {
+    /// `ok`: it does its work; `detail`: what somebody should look at.
+    fn found(self) -> serde_json::Value {
+        match self {
+            Self::Ok => json!({"ok": true}),
+            Self::Degraded(detail) => json!({"ok": true, "detail": detail}),
+            Self::Failing(detail) => json!({"ok": false, "detail": detail}),
+        }
     }
 }
 
 #[derive(Clone)]
 struct Admin {
     readiness: Readiness,
+    service: Handle,
     metrics: Metrics,
     log_level: Option<LogLevel>,
 }
 
 /// Serves the admin port until `stop`. `log_level` is what `/log-level` shows and changes; without one it is not there.
-///
-/// # Panics
-/// Never; a panic of the admin thread is reported as this task's error.
+/// Call it on the service's runtime, where the checks are to run.
 pub async fn serve(
     listener: TcpListener,
     readiness: Readiness,
@@ -116,6 +133,7 @@ pub async fn serve(
         .route("/log-level", get(get_log_level).put(set_log_level))
         .with_state(Admin {
             readiness,
+            service: Handle::current(),
             metrics,
             log_level,
         });
@@ -132,7 +150,7 @@ pub async fn serve(
                         listener.set_nonblocking(true)?;
                         let listener = tokio::net::TcpListener::from_std(listener)?;
                         // Probes are short: nothing is worth a wait at the end.
-                        http::serve(listener, router, Limits::default(), Duration::ZERO, stop).await
+                        http::serve(listener, router, LIMITS, Duration::ZERO, stop).await
                     })
                 });
             let _nobody_waits = sender.send(served);
@@ -142,7 +160,7 @@ pub async fn serve(
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {
-    let (code, body) = admin.readiness.ask().await;
+    let (code, body) = admin.readiness.ask(&admin.service).await;
     (code, Json(body)).into_response()
 }
 
@@ -155,19 +173,21 @@ async fn render_metrics(State(admin): State<Admin>) -> Response {
 
 async fn get_log_level(State(admin): State<Admin>) -> Response {
     match admin.log_level {
-        Some(level) => level.get().into_response(),
+        Some(level) => format!("{}\n", level.get()).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
     }
 }
 
 async fn set_log_level(State(admin): State<Admin>, directives: String) -> Response {
-    match admin.log_level.map(|level| level.set(&directives)) {
-        Some(Ok(())) => StatusCode::NO_CONTENT.into_response(),
-        Some(Err(error)) => (
-            StatusCode::BAD_REQUEST,
-            format!("{error}; expected a level or directives\n"),
-        )
-            .into_response(),
-        None => StatusCode::NOT_FOUND.into_response(),
+    let Some(level) = admin.log_level else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    match directives.trim().parse::<Directives>() {
+        Ok(directives) => {
+            level.set(&directives);
+            tracing::warn!(level = %directives, "the log level was changed");
+            StatusCode::NO_CONTENT.into_response()
+        }
+        Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
     }
 }

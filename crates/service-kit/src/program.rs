@@ -2,7 +2,7 @@
 
 use std::{
     future::Future,
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     process::ExitCode,
     sync::Arc,
@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio_util::sync::CancellationToken;
 use tracking::Clock;
 
@@ -23,6 +24,9 @@ use crate::{
 
 /// The exit code for settings that are not accepted, as in BSD's `sysexits.h`.
 pub const EXIT_USAGE: u8 = 64;
+
+/// How long blocked threads may keep a program that has ended.
+const LEFTOVERS: Duration = Duration::from_secs(2);
 
 /// What a service listens on.
 pub struct Sockets {
@@ -64,7 +68,10 @@ impl<S> Program<S> {
         self,
         run: impl FnOnce(S, Surroundings) -> R,
     ) -> ExitCode {
-        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        let arguments = std::env::args_os().skip(1);
+        let arguments: Vec<String> = arguments
+            .map(|argument| argument.to_string_lossy().into_owned())
+            .collect();
         let mut reader = Reader::from_environment();
         let settings = (self.read)(&mut reader);
         let printable = reader.printable();
@@ -105,24 +112,24 @@ impl<S> Program<S> {
     where
         R: Future<Output = anyhow::Result<()>>,
     {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .context("no runtime")?;
-        runtime.block_on(async {
+        block_on(async {
             let common = (self.common)(&settings);
             let logging = telemetry::logging(self.name, common)?;
-            let sockets = Sockets {
-                public: Public::Socket(listen_public("PORT", common.listen).await?),
-                admin: listen("ADMIN_PORT", common.admin)?,
-                log_level: Some(logging.level()),
-            };
+            let public = listen_public("PORT", common.listen).await?;
+            let admin = listen("ADMIN_PORT", common.admin)?;
             tracing::info!(
                 service = self.name,
                 version = crate::VERSION,
+                listens = %public.local_addr()?,
+                admin = %admin.local_addr()?,
                 settings = printable,
                 "starting"
             );
+            let sockets = Sockets {
+                public: Public::Socket(public),
+                admin,
+                log_level: Some(logging.level()),
+            };
             let surroundings = Surroundings {
                 sockets,
                 clock: Arc::new(SystemClock),
@@ -134,6 +141,31 @@ impl<S> Program<S> {
             Ok(())
         })
     }
+}
+
+/// Runs the whole of a program on a multi-threaded runtime, with as many open files as the system allows.
+///
+/// What still blocks a thread after the program's end, such as a sync of a disk that hangs, does not keep the process.
+pub fn block_on<T>(program: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("no runtime")?;
+    let ended = runtime.block_on(program);
+    runtime.shutdown_timeout(LEFTOVERS);
+    ended
+}
+
+/// Each connection is an open file, and the usual limit of 1,024 is only there for programs of the time of `select`.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    // Refused only in a sandbox; then the lower limit holds, and `http::serve` keeps to it.
+    let _refused = setrlimit(Resource::Nofile, raised);
 }
 
 /// Listens on `address`, which `setting` named.
@@ -202,16 +234,13 @@ pub fn healthcheck(address: SocketAddr) -> anyhow::Result<()> {
     )
 }
 
-#[expect(clippy::print_stdout, reason = "this is what was asked for")]
+/// Prints what was asked for; a reader that is already gone is no failure.
 fn print(text: &str) -> ExitCode {
-    println!("{text}");
+    let _reader_is_gone = writeln!(io::stdout(), "{text}");
     ExitCode::SUCCESS
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "there is no log before the settings are read, and none after the end"
-)]
+/// There is no log before the settings are read, and none after the end.
 fn complain(text: &str) {
-    eprintln!("{text}");
+    let _reader_is_gone = writeln!(io::stderr(), "{text}");
 }

@@ -10,6 +10,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// How long aborted tasks may take to be gone.
+const ABORT_TIME: Duration = Duration::from_secs(1);
+
 /// The tasks of one service. One that fails, panics, or ends before it was told to stops all of them.
 pub struct Tasks {
     running: JoinSet<anyhow::Result<()>>,
@@ -54,7 +57,8 @@ impl Tasks {
                 }
                 () = until(deadline), if deadline.is_some() => {
                     let late = self.names.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
-                    self.running.shutdown().await;
+                    // One that never yields cannot be aborted; nobody waits for it.
+                    let _ended = tokio::time::timeout(ABORT_TIME, self.running.shutdown()).await;
                     return outcome.and(Err(anyhow!("still running {:?} after the stop: {late}", self.grace)));
                 }
             };

@@ -1,15 +1,11 @@
-//! Serving, sharing a socket, stopping, and the admin port, over real sockets.
+//! Serving, sharing a socket, and stopping, over real sockets.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, extract::ConnectInfo, http::HeaderMap, routing::get};
-use service_kit::{
-    Health, Metrics, Readiness,
-    http::{Limits, Public, serve, shared_socket},
-    program::healthcheck,
-};
+use service_kit::http::{Limits, Public, serve, shared_socket};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -33,8 +29,13 @@ async fn start(router: Router, stop: &CancellationToken) -> (SocketAddr, JoinHan
 async fn exchange(address: SocketAddr, head: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
+    rest(&mut stream).await
+}
+
+/// Everything until the server closes; it may do so with bytes unread, which is a reset.
+async fn rest(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.unwrap();
+    let _reset = stream.read_to_end(&mut answer).await;
     String::from_utf8_lossy(&answer).into_owned()
 }
 
@@ -70,25 +71,133 @@ async fn large_heads_reach_the_service() {
     );
 }
 
+/// The table at the top of `service_kit::http`.
 #[tokio::test]
 async fn what_hyper_answers_by_itself() {
     let stop = CancellationToken::new();
     let (address, _served) = start(says("hello"), &stop).await;
+    let target = |length: usize| format!("GET /{} HTTP/1.1", "A".repeat(length - 1));
+    let lines = |count: usize| format!("GET / HTTP/1.1\r\n{}X: y", "X: y\r\n".repeat(count - 2));
+    let value = |length: usize| format!("GET / HTTP/1.1\r\nX: {}", "A".repeat(length));
+    let header = |header: &str| format!("GET / HTTP/1.1\r\n{header}");
     for (head, code) in [
-        ("nonsense\r\n\r\n".to_owned(), "400"),
-        (
-            format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "A".repeat(70_000)),
-            "414",
-        ),
-        (
-            format!("GET / HTTP/1.1\r\n{}\r\n", "X: y\r\n".repeat(3_000)),
-            "431",
-        ),
+        ("nonsense".to_owned(), "400"),
+        ("GET  / HTTP/1.1".into(), "400"),
+        ("G@T / HTTP/1.1".into(), "400"),
+        ("GET / HTTP/2.0".into(), "400"),
+        (header("no colon"), "400"),
+        (header("two words: x"), "400"),
+        (header("X: \u{1}"), "400"),
+        (header("Content-Length: x"), "400"),
+        (header("Content-Length: 1\r\nContent-Length: 2"), "400"),
+        (header("X: \u{fc}"), "200"),
+        (target(65_534), "200"),
+        (target(65_535), "414"),
+        (target(200_000), "414"),
+        (lines(2_048), "200"),
+        (lines(2_049), "431"),
+        (value(511 << 10), "200"),
+        (value(513 << 10), "431"),
+        (header(&format!("{}: y", "X".repeat(65_535))), "200"),
+        (header(&format!("{}: y", "X".repeat(65_536))), "431"),
+        ("GET http://x/ HTTP/1.1".into(), "200"),
+        ("GET / HTTP/1.0".into(), "200"),
     ] {
-        let answer = exchange(address, &head).await;
-        assert!(answer.starts_with(&format!("HTTP/1.1 {code} ")), "{answer}");
+        let answer = exchange(address, &format!("{head}\r\nConnection: close\r\n\r\n")).await;
+        let expected = [format!("HTTP/1.1 {code} "), format!("HTTP/1.0 {code} ")];
+        assert!(
+            expected.iter().any(|status| answer.starts_with(status)),
+            "{code} for {head:.70}: {answer}"
+        );
     }
     assert!(get_path(address, "/").await.ends_with("hello to 127.0.0.1"));
+}
+
+/// In a path, only what no URI may hold is refused: it is for the service to say what is no token.
+#[tokio::test]
+async fn which_paths_reach_the_service() {
+    let stop = CancellationToken::new();
+    let (address, _served) = start(says("hello"), &stop).await;
+    let mut refused = Vec::new();
+    for byte in 0..128_u8 {
+        let answer = get_path(address, &format!("/t/a{}b.gif", char::from(byte))).await;
+        if !answer.starts_with("HTTP/1.1 200 ") {
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{byte}: {answer}");
+            refused.push(byte);
+        }
+    }
+    let expected: Vec<u8> = (0..=b' ').chain(*b"<>`\x7f").collect();
+    assert_eq!(refused, expected);
+    for path in [
+        "/t/%zz.gif",
+        "/t/%",
+        "/t/%00.gif",
+        "/t/\u{fc}\u{1f600}.gif",
+        "/t/",
+        "/t/?%zz",
+    ] {
+        let answer = get_path(address, path).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+    }
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream
+        .write_all(b"GET /t/\xff.gif HTTP/1.1\r\nConnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    assert!(rest(&mut stream).await.starts_with("HTTP/1.1 400 "), "no UTF-8");
+}
+
+#[tokio::test]
+async fn a_client_that_says_no_more_still_gets_its_answer() {
+    let stop = CancellationToken::new();
+    let (enter, leave) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (entered, left) = (Arc::clone(&enter), Arc::clone(&leave));
+    let slow = Router::new().fallback(async move || {
+        entered.notify_one();
+        left.notified().await;
+        "done"
+    });
+    let (address, _served) = start(slow, &stop).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    enter.notified().await;
+    stream.shutdown().await.unwrap();
+    leave.notify_one();
+    assert!(rest(&mut stream).await.ends_with("done"));
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait() {
+    let stop = CancellationToken::new();
+    let limits = Limits {
+        connections: 2,
+        ..Limits::default()
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(serve(listener, says("hello"), limits, GRACE, stop.clone()));
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        assert!(stream.read(&mut [0; 1_024]).await.unwrap() > 0);
+        held.push(stream);
+    }
+    let third = tokio::spawn(async move { get_path(address, "/").await });
+    // It has no way in: once the first of the others is gone, it has.
+    drop(held.pop());
+    assert!(third.await.unwrap().ends_with("hello to 127.0.0.1"));
+}
+
+#[tokio::test]
+async fn dropping_the_server_cuts_everything_off() {
+    let stop = CancellationToken::new();
+    let (address, served) = start(says("hello"), &stop).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    assert!(stream.read(&mut [0; 1_024]).await.unwrap() > 0);
+    served.abort();
+    assert_eq!(rest(&mut stream).await, "");
 }
 
 #[tokio::test]
@@ -170,64 +279,6 @@ async fn a_stop_answers_what_is_under_way_and_closes_what_is_idle() {
         TcpStream::connect(address).await.is_err(),
         "nothing listens any more"
     );
-}
-
-#[tokio::test]
-async fn the_admin_port_says_what_is_ready_and_what_is_not() {
-    let stop = CancellationToken::new();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let (sender, health) = tokio::sync::watch::channel(Health::Ok);
-    let readiness = Readiness::new()
-        .check("spool", move || {
-            let health = health.borrow().clone();
-            async move { health }
-        })
-        .check("other", async || Health::Ok);
-    let metrics = Metrics::new("pixel").unwrap();
-    let admin = tokio::spawn(service_kit::admin::serve(
-        listener,
-        readiness,
-        metrics,
-        None,
-        stop.clone(),
-    ));
-
-    assert!(get_path(address, "/live").await.starts_with("HTTP/1.1 200"));
-    let metrics = get_path(address, "/metrics").await;
-    assert!(
-        metrics.contains("text/plain; version=0.0.4") && metrics.contains("\nemail_tracker_build_info{"),
-        "{metrics}"
-    );
-    assert!(get_path(address, "/log-level").await.starts_with("HTTP/1.1 404"));
-    let asked = async || {
-        let answer = get_path(address, "/ready").await;
-        let healthy = tokio::task::spawn_blocking(move || healthcheck(address))
-            .await
-            .unwrap();
-        (answer, healthy)
-    };
-    let (answer, healthy) = asked().await;
-    assert!(
-        answer.contains(r#""status":"ready""#) && healthy.is_ok(),
-        "{answer} {healthy:?}"
-    );
-    sender.send(Health::Degraded("nearly full".into())).unwrap();
-    let (answer, healthy) = asked().await;
-    assert!(
-        answer.contains(r#""status":"degraded""#) && answer.contains("nearly full") && healthy.is_ok(),
-        "{answer}"
-    );
-    sender.send(Health::Failing("disk gone".into())).unwrap();
-    let (answer, healthy) = asked().await;
-    assert!(
-        answer.starts_with("HTTP/1.1 503") && answer.contains("disk gone"),
-        "{answer}"
-    );
-    assert!(healthy.unwrap_err().to_string().contains("not ready"));
-
-    stop.cancel();
-    admin.await.unwrap().unwrap();
 }
 
 #[tokio::test]
