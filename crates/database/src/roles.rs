@@ -15,8 +15,8 @@ pub const DASHBOARD_ROLE: &str = "email_tracker_dashboard";
 /// Others may be changing roles of the same server, from another database.
 const ATTEMPTS: u32 = 20;
 
-/// Passwords that the roles get. A role without one is left out if it does not exist, and only gets its grants if it
-/// does: a set-up with one login for everything needs no roles.
+/// Passwords that the roles get. A role without one is left out if it does not exist (a set-up with one login for
+/// everything needs no roles), and only gets its grants if it does (an owner that may not create roles).
 #[derive(Clone, Default)]
 pub struct RolePasswords {
     /// Of [`RECORDER_ROLE`].
@@ -75,6 +75,13 @@ async fn apply_once(client: &mut Client, passwords: &RolePasswords) -> Result<()
             tx.batch_execute(&format!("{verb} role {role} with login password '{verifier}'"))
                 .await
                 .in_statement("set_role_password")?;
+            if role == DASHBOARD_ROLE {
+                tx.batch_execute(&format!(
+                    "alter role {role} set default_transaction_read_only = on"
+                ))
+                .await
+                .in_statement("make_role_read_only")?;
+            }
         }
         if exists || password.is_some() {
             tx.batch_execute(grants).await.in_statement("grant_to_role")?;
@@ -116,6 +123,5 @@ begin
   loop
     execute format('grant select on %s to email_tracker_dashboard', relation);
   end loop;
-  alter role email_tracker_dashboard set default_transaction_read_only = on;
 end
 $$";

@@ -204,24 +204,19 @@ impl Server {
         Ok(client)
     }
 
-    /// Drops a database without waiting in an async context.
+    /// Drops a database, ending its connections. For `Drop`, which may run inside an async runtime.
     pub(super) fn drop_database(&self, name: &str) {
-        let _ = Command::new(self.binaries.join("dropdb"))
-            .args([
-                "--force",
-                "--if-exists",
-                "-U",
-                SUPERUSER,
-                "-p",
-                &self.port.to_string(),
-                "-h",
-            ])
-            .arg(self.folder.path())
-            .arg(name)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
+        let statement = format!("drop database if exists {name} with (force)");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                runtime.expect("a small runtime").block_on(async {
+                    if let Ok(client) = self.connect(SUPERUSER, "postgres").await {
+                        let _ = client.batch_execute(&statement).await;
+                    } // else the server was ended by its test
+                });
+            });
+        });
     }
 
     pub(super) fn socket_url(&self, role: &str, database: &str) -> String {
