@@ -21,6 +21,10 @@ pub(crate) struct Cli {
 
 /// One thing to do.
 #[derive(Debug, Subcommand)]
+#[expect(
+    clippy::doc_markdown,
+    reason = "these lines are the help text, which is plain"
+)]
 pub(crate) enum Command {
     /// Run everything in one process, on a private PostgreSQL under DATA_DIR (or on DATABASE_URL); Ctrl-C stops it
     Up,
@@ -50,9 +54,8 @@ pub(crate) fn refuse(error: &clap::Error) -> ExitCode {
 
 /// Prints the version.
 #[expect(clippy::print_stdout, reason = "this is what was asked for")]
-pub(crate) fn print_version() -> anyhow::Result<()> {
+pub(crate) fn print_version() {
     println!("{} {}", crate::NAME, service_kit::VERSION);
-    Ok(())
 }
 
 #[cfg(test)]

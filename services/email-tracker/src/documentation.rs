@@ -29,7 +29,6 @@ pub(crate) fn settings() -> String {
 
 /// Prints them.
 #[expect(clippy::print_stdout, reason = "this is what was asked for")]
-pub(crate) fn print() -> anyhow::Result<()> {
+pub(crate) fn print() {
     print!("{}", settings());
-    Ok(())
 }

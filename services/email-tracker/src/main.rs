@@ -27,8 +27,14 @@ fn main() -> ExitCode {
         Command::Up => up::up(),
         Command::Migrate => migrate::migrate(),
         Command::Healthcheck { url } => health::check(&url),
-        Command::Settings => documentation::print(),
-        Command::Version => commands::print_version(),
+        Command::Settings => {
+            documentation::print();
+            Ok(())
+        }
+        Command::Version => {
+            commands::print_version();
+            Ok(())
+        }
     };
     match outcome.map_err(anyhow::Error::downcast::<SettingsError>) {
         Ok(()) => ExitCode::SUCCESS,

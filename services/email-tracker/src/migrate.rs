@@ -111,7 +111,7 @@ async fn bring_up(settings: Settings) -> anyhow::Result<()> {
     let migrated = patiently(&database, &settings.passwords, settings.wait).await?;
     match migrated.from {
         Some(from) if from == migrated.to => {
-            println!("{database}: version {from} already; roles and grants are in place")
+            println!("{database}: version {from} already; roles and grants are in place");
         }
         Some(from) => println!("{database}: from version {from} to {}", migrated.to),
         None => println!("{database}: empty before, version {} now", migrated.to),

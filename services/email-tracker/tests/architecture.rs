@@ -1,5 +1,13 @@
 //! Dependencies point one way: services → crates → `tracking`. What may speak SQL or gRPC is deny.toml's part.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,

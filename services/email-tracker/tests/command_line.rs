@@ -1,5 +1,13 @@
 //! The command line as a user meets it: help, exit codes, the documented settings, `migrate`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output},

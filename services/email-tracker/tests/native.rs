@@ -1,5 +1,13 @@
 //! The native run, as a user has it: the real program, its own PostgreSQL, HTTP.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 mod up;
 
 use std::os::unix::fs::PermissionsExt as _;

@@ -27,9 +27,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const STARTS: u32 = 4;
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long the server may take to write its data out at the end.
-const FAST_STOP: Duration = Duration::from_secs(60);
+const FAST_STOP: Duration = Duration::from_mins(1);
 const IMMEDIATE_STOP: Duration = Duration::from_secs(10);
-const LOG_CHECK: Duration = Duration::from_secs(60);
+const LOG_CHECK: Duration = Duration::from_mins(1);
 
 /// A server on the private cluster, which runs until [`PrivatePostgres::stop`].
 pub(crate) struct PrivatePostgres {

@@ -54,20 +54,18 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     let stop = stop_on_signal()?;
     let data_dir = DataDir::open(&settings.data_dir)?;
     let sockets = AllSockets::bind(&settings).await?;
-    let (database, private) = match &settings.database {
+    let private = match &settings.database {
         Some(given) => {
             let migrated = migrate::patiently(given, &RolePasswords::default(), DATABASE_PATIENCE).await;
             migrated.context("DATABASE_URL")?;
-            (None, None)
+            None
         }
-        None => {
-            let private = start_private(&settings, &data_dir, &stop).await?;
-            (Some(private.urls), Some(private.postgres))
-        }
+        None => Some(start_private(&settings, &data_dir, &stop).await?),
     };
+    let database = private.as_ref().map(|private| private.urls.clone());
     let served = serve(&settings, &data_dir, sockets, database, logging.level(), stop).await;
-    if let Some(postgres) = private {
-        postgres.stop().await;
+    if let Some(private) = private {
+        private.postgres.stop().await;
     }
     served
 }
