@@ -146,16 +146,24 @@ pub(crate) async fn answer<L: List>(
 ) -> Result<Response, ApiError> {
     let list = L::read(&Parameters::of(query))?;
     let (starts, started) = oneshot::channel();
-    let producer = Producer {
+    let mut producer = Producer {
         task: tokio::spawn(produce(database, metrics.clone(), list, headers, starts)),
         metrics,
         is_done: false,
     };
-    match started.await {
-        Ok(start) => start.map(|start| start.into_response(producer)),
-        Err(_) => Err(ApiError::defect(
-            "the task that writes a list ended without a word",
-        )),
+    let start = started.await; // given up here, the producer counts as one whose client is gone
+    match start {
+        Ok(Ok(start)) => Ok(start.into_response(producer)),
+        Ok(Err(error)) => {
+            producer.is_done = true;
+            Err(error)
+        }
+        Err(_) => {
+            producer.is_done = true;
+            Err(ApiError::defect(
+                "the task that writes a list ended without a word",
+            ))
+        }
     }
 }
 
@@ -427,6 +435,44 @@ impl Reader {
         match timeout(LONGEST_PAUSE, parts.send(part)).await {
             Ok(sent) => sent.map_err(|_| Cut::ClientGone),
             Err(_) => Err(Cut::SlowClient),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_given_up() {
+        let (sender, mut receiver) = mpsc::channel(1);
+        let reader = Reader::Reading(sender);
+        reader.part(Part::Json(vec![1])).await.unwrap();
+        let cut = reader.part(Part::Json(vec![2])).await.unwrap_err();
+        assert_eq!(cut.end(), StreamEnd::ClientSlow);
+        assert!(matches!(receiver.recv().await, Some(Part::Json(first)) if first == [1]));
+        reader.part(Part::Json(vec![3])).await.unwrap();
+        drop(receiver);
+        let cut = reader.part(Part::Json(vec![4])).await.unwrap_err();
+        assert_eq!(cut.end(), StreamEnd::ClientGone);
+    }
+
+    #[tokio::test]
+    async fn a_body_without_its_end_is_an_error() {
+        for is_complete in [true, false] {
+            let (sender, receiver) = mpsc::channel(2);
+            sender.send(Part::Json(b"[1".to_vec())).await.unwrap();
+            if is_complete {
+                sender.send(Part::End).await.unwrap();
+            }
+            drop(sender);
+            let producer = Producer {
+                task: tokio::spawn(async {}),
+                metrics: Metrics::new(&opentelemetry::global::meter("test")),
+                is_done: false,
+            };
+            let body = axum::body::to_bytes(body_of(receiver, producer), usize::MAX).await;
+            assert_eq!(body.is_ok(), is_complete);
         }
     }
 }

@@ -54,13 +54,15 @@ order by at desc, (step + 1) / 2 desc, fact_id desc, step desc
 limit $2
 ";
 
-/// A mark that a newer one replaced is not told from it here: both are of one email.
 const ACTIVE_EMAILS: &str = "-- active_emails
 select count(distinct m.email_id)
 from marks m
 where m.marked_at >= $1::timestamptz - $2::bigint * interval '1 ms'
   and not exists (select from hits h where h.email_id = m.email_id
                   and h.opened_at between m.marked_at and m.marked_at + $2 * interval '1 ms')
+  and not exists (select from marks later where later.email_id = m.email_id
+                  and (later.marked_at, later.mark_id) > (m.marked_at, m.mark_id)
+                  and later.marked_at <= m.marked_at + $2 * interval '1 ms')
 ";
 
 /// The newest signals as of `now`.

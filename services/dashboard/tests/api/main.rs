@@ -1,0 +1,16 @@
+//! The dashboard over HTTP, against a real database.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test's helper fails the test by panicking"
+)]
+
+mod access;
+mod diagnostics;
+mod emails;
+mod open_events;
+mod outage;
+mod streaming;
+mod support;
