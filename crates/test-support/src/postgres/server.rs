@@ -74,6 +74,7 @@ impl Server {
         let parents = [PathBuf::from("/tmp"), std::env::temp_dir()];
         let folder = tempfile::Builder::new()
             .prefix("pg-")
+            .permissions(fs::Permissions::from_mode(0o700)) // who reaches the socket is trusted
             .tempdir_in(
                 parents
                     .iter()
