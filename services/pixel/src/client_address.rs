@@ -48,7 +48,7 @@ mod tests {
 
     use super::*;
 
-    /// The client's address behind a peer of 10.0.0.1, where 10.0.0.0/8 and fd00::/8 are trusted.
+    /// The client's address behind a peer of 10.0.0.1, where `10.0.0.0/8` and `fd00::/8` are trusted.
     fn behind_proxy(lines: &[&str]) -> String {
         of("10.0.0.1", lines)
     }

@@ -38,7 +38,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 /// The pause after a failure that only a person can mend; half of it and a random part of the other half.
 const SLOW: Duration = Duration::from_secs(30);
 /// Most bytes of facts in a batch, with room for the eight that frame each.
-const BATCH_BYTES: usize = MAX_BATCH_BYTES - 8 * MAX_BATCH_FACTS;
+pub(crate) const BATCH_BYTES: usize = MAX_BATCH_BYTES - 8 * MAX_BATCH_FACTS;
 
 /// Sends a spool's facts.
 pub(crate) struct Forwarder {
@@ -48,6 +48,24 @@ pub(crate) struct Forwarder {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: ForwardMetrics,
     pub(crate) counts: Arc<RequestCounts>,
+    /// Whether to end as soon as the spool is empty, rather than wait for more.
+    pub(crate) until_empty: bool,
+    pub(crate) delivered: Delivered,
+}
+
+/// What became of the facts that a forwarder sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// Stored now.
+    pub recorded: u64,
+    /// Stored before.
+    pub already_known: u64,
+    /// Refused, and set aside.
+    pub set_aside: u64,
+    /// Refused, and not set aside for want of room.
+    pub lost: u64,
+    /// Still in the spool, or still set aside if it was that which was sent.
+    pub left: u64,
 }
 
 /// A fact on its way, as it is in the spool and as it is sent.
@@ -87,7 +105,7 @@ pub(crate) fn client(channel: Channel) -> RecorderClient<Channel> {
 impl Forwarder {
     /// Sends whatever comes into the spool. Once `finish` is cancelled it ends when the spool is empty, or at the first
     /// batch that fails; the rest stays in the spool.
-    pub(crate) async fn run(mut self, finish: CancellationToken) {
+    pub(crate) async fn run(&mut self, finish: CancellationToken) {
         let mut settled = Batch::default();
         loop {
             let Some(batch) = self.next(settled, &finish).await else {
@@ -95,7 +113,7 @@ impl Forwarder {
             };
             if batch.facts.is_empty() {
                 self.metrics.progress.set_oldest(None);
-                if finish.is_cancelled() {
+                if self.until_empty || finish.is_cancelled() {
                     return;
                 }
                 let readable = self.lock_reader().readable();
@@ -103,7 +121,7 @@ impl Forwarder {
                     () = readable => {}
                     () = finish.cancelled() => {}
                 }
-            } else if !self.settle(&batch, &finish).await {
+            } else if !self.settle(&batch.facts, &finish).await {
                 return;
             }
             settled = batch;
@@ -136,9 +154,9 @@ impl Forwarder {
         }
     }
 
-    /// Sends a batch, in parts if need be, until each fact is settled. False if `finish` came first.
-    async fn settle(&mut self, batch: &Batch, finish: &CancellationToken) -> bool {
-        let facts = self.decode(batch).await;
+    /// Sends the facts of a batch, in parts if need be, until each is settled. False if `finish` came first.
+    pub(crate) async fn settle(&mut self, facts: &[Vec<u8>], finish: &CancellationToken) -> bool {
+        let facts = self.decode(facts).await;
         self.metrics
             .progress
             .set_oldest(facts.iter().filter_map(|pending| at_ms(&pending.fact)).min());
@@ -230,7 +248,7 @@ impl Forwarder {
     }
 
     /// Counts the outcomes and sets refused facts aside.
-    async fn take_outcomes(&self, part: Vec<Pending>, outcomes: &[i32]) {
+    async fn take_outcomes(&mut self, part: Vec<Pending>, outcomes: &[i32]) {
         if let Some(since) = self.metrics.progress.succeeded() {
             let outage_ms = self.clock.now().as_millis().saturating_sub(since);
             tracing::info!(outage_ms, "the recorder answers again");
@@ -241,7 +259,8 @@ impl Forwarder {
             self.metrics
                 .facts(known.map_or(UNKNOWN_OUTCOME, Outcome::as_str), 1);
             match known {
-                Some(outcome) if !outcome.is_refused() => {}
+                Some(Outcome::Recorded) => self.delivered.recorded += 1,
+                Some(Outcome::AlreadyKnown) => self.delivered.already_known += 1,
                 Some(outcome) => refused.push((outcome.as_str().to_owned(), pending.bytes)),
                 None => refused.push((format!("{UNKNOWN_OUTCOME}: {outcome}"), pending.bytes)),
             }
@@ -250,10 +269,10 @@ impl Forwarder {
     }
 
     /// Decodes a batch; what cannot be decoded is set aside at once.
-    async fn decode(&self, batch: &Batch) -> Vec<Pending> {
-        let mut decoded = Vec::with_capacity(batch.facts.len());
+    async fn decode(&mut self, facts: &[Vec<u8>]) -> Vec<Pending> {
+        let mut decoded = Vec::with_capacity(facts.len());
         let mut undecodable = Vec::new();
-        for bytes in batch.facts.iter().cloned() {
+        for bytes in facts.iter().cloned() {
             match v1::Fact::from_bytes(&bytes) {
                 Ok(fact) => decoded.push(Pending { bytes, fact }),
                 Err(error) => {
@@ -266,7 +285,7 @@ impl Forwarder {
         decoded
     }
 
-    async fn set_aside(&self, refused: Vec<(String, Vec<u8>)>) {
+    async fn set_aside(&mut self, refused: Vec<(String, Vec<u8>)>) {
         if refused.is_empty() {
             return;
         }
@@ -288,9 +307,15 @@ impl Forwarder {
             reader.set_aside(&facts).or_else(|_| reader.set_aside(&facts))
         })
         .await;
-        if let Ok(Err(error)) = kept {
-            tracing::error!(count, %error, "cannot set refused facts aside; they are lost");
-            (0..count).for_each(|_| self.counts.lost(Loss::NotSetAside));
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        match kept {
+            Ok(Ok(())) => self.delivered.set_aside += count,
+            Ok(Err(error)) => {
+                tracing::error!(count, %error, "cannot set refused facts aside; they are lost");
+                self.delivered.lost += count;
+                (0..count).for_each(|_| self.counts.lost(Loss::NotSetAside));
+            }
+            Err(_) => {} // The process is ending; the batch is not trimmed.
         }
     }
 
@@ -302,7 +327,7 @@ impl Forwarder {
         }
     }
 
-    fn lock_reader(&self) -> std::sync::MutexGuard<'_, Reader> {
+    pub(crate) fn lock_reader(&self) -> std::sync::MutexGuard<'_, Reader> {
         self.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -2,6 +2,7 @@
 //! its answer leaves. The forwarder brings them to the recorder, whenever there is one.
 
 mod client_address;
+pub mod deliver;
 mod forward;
 mod gif;
 mod hit;
@@ -24,17 +25,18 @@ use tokio::{task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracking::Clock;
 
+pub use crate::{
+    forward::Delivered,
+    gif::GIF,
+    recorders::{NoRecorderUrl, RecorderUrl},
+    settings::{RecorderSettings, SETTINGS, Settings},
+};
 use crate::{
     forward::Forwarder,
     gif::GifResponse,
     http::App,
     metrics::{ForwardMetrics, Progress, RequestCounts},
     spool::{Ended, Folder, Options, Reader, Spool, files::DiskFiles},
-};
-pub use crate::{
-    gif::GIF,
-    recorders::{NoRecorderUrl, RecorderUrl},
-    settings::{RecorderSettings, SETTINGS, Settings},
 };
 
 /// How long the recorder may be away, with facts waiting for it, before `/ready` tells.
@@ -68,6 +70,8 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         clock: Arc::clone(&clock),
         metrics: forward_metrics,
         counts: Arc::clone(&counts),
+        until_empty: false,
+        delivered: Delivered::default(),
     };
     let app = Arc::new(App {
         spool: spool.clone(),
@@ -132,7 +136,7 @@ async fn end_spool(
 
 /// Forwards until all is forwarded after `finish`, or most of the grace period is over.
 async fn forward_until(
-    forwarder: Forwarder,
+    mut forwarder: Forwarder,
     finish: CancellationToken,
     stop: CancellationToken,
     grace: Duration,

@@ -1,15 +1,28 @@
 //! From the spool to the recorder: a real gRPC server of the interface that answers as each test has scripted.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test says by that what it needs"
+)]
+
 mod support;
 
 use std::{sync::Arc, time::Duration};
 
+use pixel::{
+    Delivered,
+    deliver::{drain, resend},
+};
 use recorder_api::{Outcome, v1};
 use support::{
     peer::{Answer, Peer},
     pixel::{NO_RECORDER, Pixel, get, left_in, path_of, start},
 };
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tracking::Fact;
 
@@ -28,7 +41,7 @@ fn email_ids(facts: &[Fact]) -> Vec<&str> {
 }
 
 /// Waits until the pixel's metric is this.
-async fn wait_for(pixel: &Pixel, series: &str, value: f64) {
+async fn wait_for(pixel: &Pixel, series: &str, value: usize) {
     let mut now = pixel.metric(series).await;
     for _ in 0..3_000 {
         if now == value {
@@ -86,8 +99,8 @@ async fn facts_reach_the_recorder_with_the_token_and_leave_the_spool() {
             .iter()
             .all(|seen| seen.authorization.as_deref() == Some("Bearer geheim"))
     );
-    wait_for(&pixel, UNSENT, 0.0).await;
-    assert_eq!(pixel.metric(&forwarded("recorded")).await, 2.0);
+    wait_for(&pixel, UNSENT, 0).await;
+    assert_eq!(pixel.metric(&forwarded("recorded")).await, 2);
     pixel.stop().await.unwrap();
     assert_eq!(left_in(folder.path()), []);
 }
@@ -103,16 +116,16 @@ async fn a_recorder_that_comes_back_gets_all_that_waited_once() {
     peer.wait_for_facts(1).await;
     recorder.stop().await;
     hit(&pixel, ["b", "c"]).await;
-    wait_for(&pixel, UNSENT, 2.0).await;
+    wait_for(&pixel, UNSENT, 2).await;
     let _recorder = peer.listen_on(address).await;
     hit(&pixel, ["d"]).await;
     assert_eq!(email_ids(&peer.wait_for_facts(4).await), ["a", "b", "c", "d"]);
-    wait_for(&pixel, UNSENT, 0.0).await;
+    wait_for(&pixel, UNSENT, 0).await;
     assert!(
         pixel
             .metric("email_tracker_pixel_forward_errors_total{code=\"unavailable\"}")
             .await
-            >= 1.0
+            >= 1
     );
     pixel.stop().await.unwrap();
 }
@@ -161,18 +174,18 @@ async fn refused_facts_are_set_aside_with_their_reasons_and_the_others_go_on() {
     let url = recorder.url().to_string();
     let pixel = start(folder.path(), &[("RECORDER_URL", &url)]).await;
     peer.wait_for_facts(7).await;
-    wait_for(&pixel, UNSENT, 0.0).await;
+    wait_for(&pixel, UNSENT, 0).await;
     for (of, count) in [
-        ("recorded", 2.0),
-        ("already_known", 1.0),
-        ("invalid", 1.0),
-        ("expired", 1.0),
-        ("erased", 1.0),
-        ("unknown", 1.0),
+        ("recorded", 2),
+        ("already_known", 1),
+        ("invalid", 1),
+        ("expired", 1),
+        ("erased", 1),
+        ("unknown", 1),
     ] {
         assert_eq!(pixel.metric(&forwarded(of)).await, count, "{of}");
     }
-    assert_eq!(pixel.metric("email_tracker_pixel_spool_set_aside").await, 4.0);
+    assert_eq!(pixel.metric("email_tracker_pixel_spool_set_aside").await, 4);
     pixel.stop().await.unwrap();
     let expected = [
         ("bad", "invalid"),
@@ -204,7 +217,7 @@ async fn a_fact_that_spoils_its_batch_is_found_by_halves() {
         let facts = peer.wait_for_facts(37).await;
         let good: Vec<&str> = names.iter().copied().filter(|name| *name != "poison").collect();
         assert_eq!(email_ids(&facts), good);
-        wait_for(&pixel, UNSENT, 0.0).await;
+        wait_for(&pixel, UNSENT, 0).await;
         pixel.stop().await.unwrap();
         let poison = ("poison".to_owned(), "invalid".to_owned());
         assert_eq!(set_aside_in(&folder), [poison.clone(), poison]);
@@ -224,21 +237,22 @@ async fn every_other_failure_is_retried_and_nothing_is_dropped() {
         Code::FailedPrecondition,
         Code::DataLoss,
     ];
-    let folder = TempDir::new().unwrap();
-    fill(&folder, &["a", "b"]).await;
-    let peer = Peer::new();
-    for code in codes {
-        peer.then(Answer::FailIf(code, Arc::new(|_| true)));
+    let failures = codes.map(|code| Answer::FailIf(code, Arc::new(|_| true)));
+    for failure in failures.into_iter().chain([Answer::OneShort]) {
+        let folder = TempDir::new().unwrap();
+        fill(&folder, &["a", "b"]).await;
+        let peer = Peer::new();
+        peer.then(failure.clone());
+        peer.then(failure);
+        let recorder = peer.listen().await;
+        let url = recorder.url().to_string();
+        let pixel = start(folder.path(), &[("RECORDER_URL", &url)]).await;
+        assert_eq!(email_ids(&peer.wait_for_facts(2).await), ["a", "b"]);
+        assert_eq!(peer.seen().len(), 3);
+        wait_for(&pixel, UNSENT, 0).await;
+        assert_eq!(pixel.metric("email_tracker_pixel_spool_set_aside").await, 0);
+        pixel.stop().await.unwrap();
     }
-    peer.then(Answer::OneShort);
-    let recorder = peer.listen().await;
-    let url = recorder.url().to_string();
-    let pixel = start(folder.path(), &[("RECORDER_URL", &url)]).await;
-    assert_eq!(email_ids(&peer.wait_for_facts(2).await), ["a", "b"]);
-    assert_eq!(peer.seen().len(), codes.len() + 2);
-    wait_for(&pixel, UNSENT, 0.0).await;
-    assert_eq!(pixel.metric("email_tracker_pixel_spool_set_aside").await, 0.0);
-    pixel.stop().await.unwrap();
 }
 
 #[tokio::test]
@@ -276,7 +290,7 @@ async fn several_recorders_are_used_and_one_that_is_dead_holds_up_nothing() {
     for number in 0..20 {
         hit(&pixel, [number.to_string().as_str()]).await;
     }
-    wait_for(&pixel, UNSENT, 0.0).await;
+    wait_for(&pixel, UNSENT, 0).await;
     assert_eq!(one.facts().len() + two.facts().len(), sent + 20);
     pixel.stop().await.unwrap();
 }
@@ -286,7 +300,10 @@ async fn a_name_that_cannot_be_looked_up_keeps_everything_in_the_spool() {
     let folder = TempDir::new().unwrap();
     let pixel = start(
         folder.path(),
-        &[("RECORDER_URL", "http://recorder.invalid:50051")],
+        &[
+            ("RECORDER_URL", "http://recorder.invalid:50051"),
+            ("SHUTDOWN_GRACE_SECONDS", "1"),
+        ],
     )
     .await;
     hit(&pixel, ["a"]).await;
@@ -338,4 +355,92 @@ async fn batches_keep_to_the_bounds_of_the_interface() {
             "{bytes}"
         );
     }
+}
+
+fn settings(url: &str) -> pixel::RecorderSettings {
+    let mut reader = service_kit::Reader::from_variables([("RECORDER_URL", url)]);
+    pixel::RecorderSettings::read(&mut reader)
+}
+
+fn folder_at(path: &std::path::Path) -> pixel::spool::Folder {
+    pixel::spool::Folder::open(path, Arc::new(pixel::spool::files::DiskFiles)).unwrap()
+}
+
+#[tokio::test]
+async fn an_orphaned_folder_is_drained_and_what_was_set_aside_is_sent_again() {
+    let folder = TempDir::new().unwrap();
+    fill(&folder, &["a", "old", "b", "bad"]).await;
+    let peer = Peer::new();
+    peer.then(Answer::Each(Arc::new(|fact| match fact.email_id() {
+        "old" => outcome(Outcome::Expired),
+        "bad" => outcome(Outcome::Invalid),
+        _ => outcome(Outcome::Recorded),
+    })));
+    let recorder = peer.listen().await;
+    let settings = settings(&recorder.url().to_string());
+    let (clock, meter) = (
+        Arc::new(service_kit::SystemClock),
+        service_kit::Metrics::new("test").unwrap(),
+    );
+    let give_up = CancellationToken::new();
+
+    let drained = drain(
+        folder_at(folder.path()),
+        &settings,
+        clock.clone(),
+        meter.meter(),
+        give_up.clone(),
+    )
+    .await;
+    let expected = Delivered {
+        recorded: 2,
+        set_aside: 2,
+        ..Delivered::default()
+    };
+    assert_eq!(drained, expected);
+    assert_eq!(
+        (left_in(folder.path()), set_aside_in(&folder).len()),
+        (Vec::new(), 2)
+    );
+
+    // Meanwhile more is retained, but what is invalid stays so.
+    peer.then(Answer::Each(Arc::new(|fact| match fact.email_id() {
+        "bad" => outcome(Outcome::Invalid),
+        _ => outcome(Outcome::Recorded),
+    })));
+    let resent = resend(
+        folder_at(folder.path()),
+        &settings,
+        clock.clone(),
+        meter.meter(),
+        give_up.clone(),
+    )
+    .await
+    .unwrap();
+    let expected = Delivered {
+        recorded: 1,
+        set_aside: 1,
+        left: 1,
+        ..Delivered::default()
+    };
+    assert_eq!(resent, expected);
+    assert_eq!(set_aside_in(&folder), [("bad".to_owned(), "invalid".to_owned())]);
+
+    // Without a recorder both give up when told to, and lose nothing.
+    recorder.stop().await;
+    fill(&folder, &["c"]).await;
+    give_up.cancel();
+    let left = drain(
+        folder_at(folder.path()),
+        &settings,
+        clock.clone(),
+        meter.meter(),
+        give_up.clone(),
+    )
+    .await;
+    assert_eq!((left.left, left.recorded), (1, 0));
+    let left = resend(folder_at(folder.path()), &settings, clock, meter.meter(), give_up)
+        .await
+        .unwrap();
+    assert_eq!((left.left, set_aside_in(&folder).len()), (1, 1));
 }

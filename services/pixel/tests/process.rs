@@ -1,5 +1,13 @@
 //! Real processes and real disks: kill -9, a second owner, a disk that is full, a stop by signal.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test says by that what it needs"
+)]
+
 mod support;
 
 use std::{
@@ -226,7 +234,7 @@ async fn a_disk_that_is_really_full_loses_exactly_what_is_counted() {
     fs::write(disk.0.join("ballast"), vec![0; 960 << 10]).unwrap();
     let mut sent = 0;
     let lost = "email_tracker_pixel_facts_lost_total{reason=\"disk_full\"}";
-    while pixel.metric(lost).await < 20.0 {
+    while pixel.metric(lost).await < 20 {
         get(pixel.public, &path_of(&format!("{sent:0>900}")))
             .await
             .assert_gif("a full disk");
@@ -251,7 +259,7 @@ async fn a_disk_that_is_really_full_loses_exactly_what_is_counted() {
             .assert_gif("room again");
         sent += 1;
     }
-    let lost = pixel.metric(lost).await as usize;
+    let lost = pixel.metric(lost).await;
     pixel.stop().await.unwrap();
     assert_eq!(left_in(&folder).len(), sent - lost);
 }

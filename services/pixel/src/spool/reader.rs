@@ -167,6 +167,12 @@ impl Reader {
         self.set_aside.for_each(&mut each)
     }
 
+    /// How many files there are of what is set aside.
+    #[must_use]
+    pub const fn set_aside_files(&self) -> usize {
+        self.set_aside.files()
+    }
+
     /// The facts of the oldest file of what is set aside; empty if nothing is.
     pub fn oldest_set_aside(&self) -> io::Result<Vec<SetAsideFact>> {
         self.set_aside.oldest()

@@ -235,16 +235,14 @@ impl Scan {
         let mut offset = from;
         while offset < end {
             let bytes = self.bytes_at(offset, end)?;
-            let whole = to_u64(bytes.len()) == end - offset;
+            // Fewer bytes than a record may have: the segment ends here, or its file is shorter than it should be.
+            let is_last = bytes.len() < MAX_RECORD_BYTES || to_u64(bytes.len()) == end - offset;
             // A record that begins near the window's end may reach beyond it: the next window begins there.
-            let tries = if whole {
+            let tries = if is_last {
                 bytes.len()
             } else {
-                bytes.len().saturating_sub(MAX_RECORD_BYTES - 1)
+                bytes.len() - (MAX_RECORD_BYTES - 1)
             };
-            if tries == 0 {
-                return Ok(None); // The file is shorter than it should be: nothing more to find.
-            }
             let found = (0..tries).find(|&at| {
                 bytes
                     .get(at..)
@@ -252,6 +250,9 @@ impl Scan {
             });
             if let Some(at) = found {
                 return Ok(Some(offset + to_u64(at)));
+            }
+            if is_last {
+                break;
             }
             offset += to_u64(tries);
         }

@@ -94,6 +94,11 @@ impl SetAside {
         self.segments.iter().map(|kept| kept.facts).sum()
     }
 
+    /// How many files they are in.
+    pub(super) const fn files(&self) -> usize {
+        self.segments.len()
+    }
+
     /// Keeps `facts`; they are synced when this returns. Gives the bytes that this took.
     pub(super) fn keep(&mut self, facts: &[SetAsideFact]) -> Result<u64, SetAsideError> {
         let before = self.bytes();

@@ -114,7 +114,7 @@ impl Files for ForgetfulDisk {
         Ok(of_folder
             .map(|(path, content)| {
                 let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-                (name, content.0.lock().unwrap().now.len() as u64)
+                (name, content.0.lock().unwrap().now.len().try_into().unwrap())
             })
             .collect())
     }
@@ -208,7 +208,8 @@ impl SpoolFile for OpenFile {
             return Err(io::Error::other("an injected failure of a sync"));
         }
         let mut versions = self.1.0.lock().unwrap();
-        versions.synced = versions.now.clone();
+        let written = versions.now.clone();
+        versions.synced = written;
         Ok(())
     }
 }

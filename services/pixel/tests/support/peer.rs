@@ -15,6 +15,9 @@ use tokio::{net::TcpListener, sync::watch};
 use tonic::{Code, Request, Response, Status};
 use tracking::Fact;
 
+/// Whether a batch is at fault.
+pub type AtFault = Arc<dyn Fn(&[Fact]) -> bool + Send + Sync>;
+
 /// What is done about one batch.
 #[derive(Clone)]
 pub enum Answer {
@@ -23,7 +26,7 @@ pub enum Answer {
     /// By fact.
     Each(Arc<dyn Fn(&Fact) -> i32 + Send + Sync>),
     /// This code, if the test finds the batch to be at fault; else all is recorded.
-    FailIf(Code, Arc<dyn Fn(&[Fact]) -> bool + Send + Sync>),
+    FailIf(Code, AtFault),
     /// Fewer answers than facts.
     OneShort,
 }

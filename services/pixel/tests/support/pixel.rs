@@ -170,7 +170,7 @@ pub fn path_of(email_id: &str) -> String {
 
 impl Pixel {
     /// The value of a series of `/metrics`, such as `email_tracker_pixel_hits_total`.
-    pub async fn metric(&self, series: &str) -> f64 {
+    pub async fn metric(&self, series: &str) -> usize {
         let answer = get(self.admin, "/metrics").await;
         let mut values = answer
             .text()
