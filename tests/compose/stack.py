@@ -30,14 +30,14 @@ class Unanswered(Exception):
     """No HTTP answer came: no connection, no trusted certificate, or a broken answer."""
 
 
-def run(*command, check=True, timeout=120, env=None, input=None):
+def run(*command, check=True, timeout=120, env=None, input=None, text=True):
     """Runs a command and gives its standard output; an error is raised with both outputs in it."""
-    done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, timeout=timeout, env=env, input=input
-    )
+    command = [str(word) for word in command]
+    done = subprocess.run(command, capture_output=True, check=False, text=text, timeout=timeout, env=env, input=input)
     if check and done.returncode != 0:
-        said = (done.stderr + done.stdout).strip()
-        raise CommandFailed(f"{' '.join(map(str, command))}\nexit {done.returncode}: {said}")
+        raise CommandFailed(
+            f"{' '.join(command)}\nexit {done.returncode}: {done.stderr.strip()}\n{done.stdout[-2000:]}"
+        )
     return done.stdout
 
 
@@ -155,23 +155,21 @@ class Stack:
 
     # --- The stack itself
 
-    def compose(self, *words, without=(), timeout=1800, check=True, **settings):
+    def compose(self, *words, without=(), timeout=1800, check=True, input=None, text=True, **settings):
         """`docker compose` with this stack's .env, to which `settings` are added and `without` is missing."""
         env_file = Path(self.folder.name) / ".env"
-        entries = {name: value for name, value in (self.settings | settings).items() if name not in without}
+        entries = {name: str(value) for name, value in (self.settings | settings).items() if name not in without}
         # As .env.example says: in single quotes, with \' for a single quote.
         env_file.write_text(
-            "".join(f"{name}='{str(value).replace(chr(39), chr(92) + chr(39))}'\n" for name, value in entries.items())
+            "".join("{}='{}'\n".format(name, value.replace("'", "\\'")) for name, value in entries.items())
         )
         files = ["-f", ROOT / "docker-compose.yml", "-f", HERE / "docker-compose.yml"]
-        # Compose takes variables of the shell before those of the file.
+        command = ["docker", "compose", "-p", self.project, "--env-file", env_file, *files, *words]
+        # Compose takes variables of the shell before those of the file, so it gets none but its own.
         shell = {
-            name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG") if name in os.environ
+            name: value for name, value in os.environ.items() if name in ("PATH", "HOME") or name.startswith("DOCKER_")
         }
-        return run(
-            "docker", "compose", "-p", self.project, "--env-file", env_file, *files, *words,
-            env=shell, timeout=timeout, check=check,
-        )  # fmt: skip
+        return run(*command, env=shell, timeout=timeout, check=check, input=input, text=text)
 
     def up(self, *words, **settings):
         return self.compose("up", "-d", "--wait", "--wait-timeout", "180", *words, **settings)

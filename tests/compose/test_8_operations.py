@@ -1,0 +1,51 @@
+"""What docs/operations.md tells an operator to type."""
+
+import re
+import unittest
+
+from stack import ROOT, Mail, Stack, eventually
+
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+
+
+def words_of(beginning):
+    """The words after `docker compose` of the documented command that begins so."""
+    line = re.search(rf"^docker compose ({re.escape(beginning)}.*?)(?: [<>] .*)?$", OPERATIONS, re.MULTILINE)
+    return line[1].split()
+
+
+class Operations(unittest.TestCase):
+    def setUp(self):
+        self.stack = Stack.shared()
+
+    def open(self):
+        mail = Mail()
+        self.assertEqual(self.stack.curl(self.stack.direct + mail.pixel).status, 200)
+        self.stack.recorded(mail)
+        return mail
+
+    def test_backup_and_restore(self):
+        stack = self.stack
+        kept = self.open()
+        dump = stack.compose(*words_of("exec -T postgres pg_dump"), text=False)
+        lost = self.open()
+        self.addCleanup(stack.up)
+        stack.compose("stop", "recorder", "dashboard")
+        stack.compose(*words_of("exec -T postgres pg_restore"), input=dump, text=False)
+        stack.up()
+        self.assertIsNone(stack.email(lost))
+        self.assertEqual(stack.email(kept)["unique_open_count"], 1)
+        self.open()
+
+    def test_changed_database_passwords(self):
+        stack = self.stack
+        self.addCleanup(stack.up)
+        stack.up(RECORDER_DB_PASSWORD="another", DASHBOARD_DB_PASSWORD="yet another")
+        self.open()
+
+    def test_a_new_dashboard_token_beside_the_old(self):
+        stack = self.stack
+        self.addCleanup(stack.up)
+        stack.up(DASHBOARD_TOKEN="new", DASHBOARD_TOKEN_PREVIOUS=stack.token)
+        for token in ["new", stack.token]:
+            eventually(f"{token} is accepted", lambda token=token: stack.api("/dashboard/api/emails", token=token))
