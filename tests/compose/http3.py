@@ -1,4 +1,7 @@
-"""One GET over HTTP/3: http3.py ADDRESS PORT NAME ROOT-CERTIFICATE PATH prints the status and the body's length."""
+"""One GET over HTTP/3: http3.py ADDRESS PORT NAME ROOT-CERTIFICATE PATH [HEADER=VALUE…]
+
+It prints the status and the body's length.
+"""
 
 import asyncio
 import sys
@@ -16,11 +19,9 @@ class Get(QuicConnectionProtocol):
         self.status, self.length = None, 0
         self.done = asyncio.get_running_loop().create_future()
 
-    async def answer(self, name, path):
+    async def answer(self, headers):
         stream = self._quic.get_next_available_stream_id()
-        pseudo = {":method": "GET", ":scheme": "https", ":authority": name, ":path": path}
-        headers = [(key.encode(), value.encode()) for key, value in pseudo.items()]
-        self.http.send_headers(stream, headers, end_stream=True)
+        self.http.send_headers(stream, [(key.encode(), value.encode()) for key, value in headers], end_stream=True)
         self.transmit()
         await self.done
         return self.status, self.length
@@ -35,11 +36,13 @@ class Get(QuicConnectionProtocol):
                 self.done.set_result(None)
 
 
-async def main(address, port, name, root, path):
+async def main(address, port, name, root, path, *more):
+    headers = [(":method", "GET"), (":scheme", "https"), (":authority", name), (":path", path)]
+    headers += [tuple(header.split("=", 1)) for header in more]
     configuration = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN, server_name=name)
     configuration.load_verify_locations(root)
     async with connect(address, int(port), configuration=configuration, create_protocol=Get) as connection:
-        print(*await asyncio.wait_for(connection.answer(name, path), 30))
+        print(*await asyncio.wait_for(connection.answer(headers), 30))
 
 
 asyncio.run(main(*sys.argv[1:]))

@@ -225,6 +225,12 @@ class Stack:
             headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
             return Answer(int(status), version, headers, Path(body.name).read_bytes())
 
+    def http3(self, mail, *headers, address="127.0.0.1", namespace=None):
+        """One GET of the mail's pixel over HTTP/3: its status and length as text."""
+        command = ["ip", "netns", "exec", namespace] if namespace else []
+        command += [venv("http3", "aioquic==1.7.2"), HERE / "http3.py", address, self.https, self.settings["DOMAIN"]]
+        return run(*command, self.root_certificate(), mail.pixel, *headers).strip()
+
     def api(self, path, base=None, token=None):
         answer = self.curl((base or self.direct) + path, "-H", f"X-Tracker-Token: {token or self.token}")
         assert answer.status == 200, f"{path}: {answer}"

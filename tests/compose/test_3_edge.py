@@ -4,7 +4,7 @@ import base64
 import json
 import unittest
 
-from stack import GIF_BYTES, HERE, Mail, Stack, run, venv
+from stack import GIF_BYTES, Mail, Stack
 
 ROUTED = ["/dashboard", "/dashboard?tab=opens&email_id=x", "/dashboard/health", "/health"]
 WITH_TOKEN = ["/metrics/gmail-proxy-latency", "/metrics/suppress-signals", "/metrics/suppression-debug"]
@@ -88,17 +88,7 @@ class Edge(unittest.TestCase):
         self.assertIn("h3=", answer.headers["alt-svc"])
 
         mail = Mail()
-        python = venv("http3", "aioquic")
-        said = run(
-            python,
-            HERE / "http3.py",
-            "127.0.0.1",
-            self.stack.https,
-            "localhost",
-            self.stack.root_certificate(),
-            mail.pixel,
-        )
-        self.assertEqual(said.split(), ["200", str(GIF_BYTES)])
+        self.assertEqual(self.stack.http3(mail), f"200 {GIF_BYTES}")
         self.stack.recorded(mail)
 
     def test_caddy_logs_no_recipient(self):

@@ -58,6 +58,13 @@ class ClientAddress(unittest.TestCase):
                 with self.subTest(version, forged=forged):
                     self.assertEqual(self.recorded_address(self.stack.public, version, *forged), self.machine.address)
 
+    def test_on_443_over_http3(self):
+        mail = Mail()
+        forged = "x-forwarded-for=203.0.113.7"
+        self.stack.http3(mail, forged, address=self.machine.host, namespace=self.machine.name)
+        self.stack.recorded(mail)
+        self.assertEqual(self.stack.hits(mail)[0]["ip_address"], self.machine.address)
+
     def test_on_80(self):
         for forged in [[], FORGED]:
             with self.subTest(forged=forged):
