@@ -207,6 +207,41 @@ async fn one_login_for_everything_needs_no_roles() {
 }
 
 #[tokio::test]
+async fn roles_that_somebody_else_made_get_their_grants() {
+    let server = PrivatePostgres::start().await;
+    let database = server.empty_database().await;
+    let admin = database.superuser().await;
+    for statement in [
+        format!("create role {RECORDER_ROLE} login"),
+        format!("create role {DASHBOARD_ROLE} login"),
+        "alter role email_tracker_owner nocreaterole".to_owned(),
+    ] {
+        admin
+            .batch_execute(&statement)
+            .await
+            .expect("an administrator may");
+    }
+    migrate(&config(&database.url()), &RolePasswords::default())
+        .await
+        .expect("no right over roles is needed");
+    let recorder = connect(&database.url_of(RECORDER_ROLE)).await;
+    recorder
+        .batch_execute("insert into revisions values ('r', 1)")
+        .await
+        .expect("granted");
+    let dashboard = connect(&database.url_of(DASHBOARD_ROLE)).await;
+    dashboard
+        .execute("select * from revisions", &[])
+        .await
+        .expect("granted");
+
+    let refused = migrate(&config(&database.url()), &common::passwords())
+        .await
+        .expect_err("a password is");
+    assert!(refused.to_string().contains("set_role_password: "), "{refused}");
+}
+
+#[tokio::test]
 async fn tables_of_later_migrations_are_granted_and_others_are_left_alone() {
     let database = migrated().await;
     connect(&database.url())
