@@ -36,7 +36,10 @@ use crate::{
     gif::GifResponse,
     http::App,
     metrics::{ForwardMetrics, Progress, RequestCounts},
-    spool::{Ended, Folder, Options, Reader, Spool, files::DiskFiles},
+    spool::{
+        Ended, Folder, Options, Reader, Spool,
+        files::{DiskFiles, Files},
+    },
 };
 
 /// How long the recorder may be away, with facts waiting for it, before `/ready` tells.
@@ -45,6 +48,15 @@ const RECORDER_AWAY_MS: i64 = 60_000;
 /// Runs a pixel until it is told to stop: then it answers what is under way, syncs, forwards what the grace period allows,
 /// and leaves the rest in the spool.
 pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Result<()> {
+    run_on(Arc::new(DiskFiles), settings, surroundings).await
+}
+
+/// [`run`] with its spool on any file system, such as one that fails on demand.
+pub async fn run_on(
+    files: Arc<dyn Files>,
+    settings: Settings,
+    surroundings: Surroundings,
+) -> anyhow::Result<()> {
     let Surroundings {
         sockets,
         clock,
@@ -52,7 +64,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         stop,
     } = surroundings;
     let grace = settings.common.grace;
-    let (spool, reader, ended) = open_spool(&settings, &metrics).await?;
+    let (spool, reader, ended) = open_spool(files, &settings, &metrics).await?;
     let counts = Arc::new(RequestCounts::default());
     counts.register(metrics.meter(), &spool);
     metrics::register_spool(metrics.meter(), &spool, settings.spool_max_bytes, reader.counts());
@@ -108,11 +120,15 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
     tasks.finish().await
 }
 
-async fn open_spool(settings: &Settings, metrics: &Metrics) -> anyhow::Result<(Spool, Reader, Ended)> {
+async fn open_spool(
+    files: Arc<dyn Files>,
+    settings: &Settings,
+    metrics: &Metrics,
+) -> anyhow::Result<(Spool, Reader, Ended)> {
     let mut options = Options::new(settings.spool_max_bytes, settings.spool_sync);
     options.observe_sync = metrics::observe_syncs(metrics.meter());
     let path = settings.spool_dir.clone();
-    let folder = spawn_blocking(move || Folder::open(&path, Arc::new(DiskFiles))).await??;
+    let folder = spawn_blocking(move || Folder::open(&path, files)).await??;
     let holds = folder.holds();
     tracing::info!(folder = %settings.spool_dir.display(), unsent = holds.unsent, bytes = holds.bytes, "opened the spool");
     Spool::start(folder, options).context("cannot start the spool's thread")

@@ -556,3 +556,77 @@ async fn every_series_is_there_from_the_start() {
             >= 1
     );
 }
+
+#[tokio::test]
+async fn while_the_disk_hangs_pixels_are_answered_and_nothing_is_counted_twice() {
+    let disk = support::forgetful::ForgetfulDisk::default();
+    let clock = Arc::new(service_kit::SystemClock);
+    let folder = std::path::Path::new("/spool");
+    let pixel = support::pixel::start_on(Arc::new(disk.clone()), clock, folder, &[NO_RECORDER]).await;
+    get(pixel.public, &path_of("before"))
+        .await
+        .assert_gif("a good disk");
+    disk.set_faults(|faults| faults.sync_hangs = true);
+    let (line, path) = (format!("GET {}", path_of("e")), path_of("e"));
+    // The first ones wait until their patience is over, later ones do not wait at all.
+    let waiting = (0..3).map(|_| request(pixel.public, &line, "", b""));
+    for answer in futures::future::join_all(waiting).await {
+        answer.assert_gif("a hanging disk");
+    }
+    get(pixel.public, &path).await.assert_gif("a hanging disk");
+    assert_eq!(mark(pixel.public, br#"{"email_id":"e"}"#).await.status, 503);
+    let overdue = "email_tracker_pixel_facts_overdue";
+    assert_eq!(
+        (
+            pixel.metric(overdue).await,
+            pixel.metric("email_tracker_pixel_spool_records").await
+        ),
+        (4, 1)
+    );
+    assert!(pixel.ready().await.1.contains("degraded"));
+
+    disk.set_faults(|faults| faults.sync_hangs = false);
+    while pixel.metric(overdue).await > 0 {
+        tokio::task::yield_now().await;
+    }
+    // The mark whose sender was told to try again is there as well.
+    assert_eq!(pixel.metric("email_tracker_pixel_spool_records").await, 6);
+    assert_eq!(lost(&pixel).await, 0);
+    assert!(pixel.ready().await.1.contains(r#""status":"ready""#));
+
+    disk.set_faults(|faults| faults.sync_fails = true);
+    get(pixel.public, &path).await.assert_gif("a failing disk");
+    get(pixel.public, &path).await.assert_gif("a failing disk");
+    assert_eq!(lost(&pixel).await, 2);
+    pixel.stop().await.unwrap();
+}
+
+async fn lost(pixel: &Pixel) -> usize {
+    let text = get(pixel.admin, "/metrics").await.text().to_owned();
+    let series = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("email_tracker_pixel_facts_lost_total{"));
+    series
+        .map(|rest| rest.rsplit(' ').next().unwrap().parse::<usize>().unwrap())
+        .sum()
+}
+
+#[tokio::test]
+async fn only_what_no_request_line_may_hold_is_refused_by_the_parser() {
+    let (pixel, _folder) = start_alone().await;
+    let mut refused = String::new();
+    for byte in (b'!'..=b'~').chain([0x80, 0xff]) {
+        let mut line = b"GET /t/a".to_vec();
+        line.push(byte);
+        line.extend_from_slice(b"b.gif HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let answer = parse(&send_raw(pixel.public, &line).await);
+        if answer.status != 200 {
+            refused.push(char::from(byte));
+        }
+    }
+    // A client that sends these has to escape them; escaped, they are answered like anything else.
+    assert_eq!(refused, "<>`\u{80}\u{ff}");
+    get(pixel.public, "/t/%3C%3E%60%80%FF.gif")
+        .await
+        .assert_gif("escaped");
+}

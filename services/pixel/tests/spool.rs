@@ -334,6 +334,7 @@ async fn no_answer_leaves_before_its_sync_has_returned() {
         async move { spool.append(b"a fact".to_vec()).await }
     });
     while disk.syncs_begun() == 0 {
+        assert!(!append.is_finished(), "answered without a sync");
         tokio::task::yield_now().await;
     }
     // The sync has begun and does not return: whatever else could answer has had its chance.
@@ -362,6 +363,7 @@ async fn a_power_cut_loses_nothing_that_was_answered() {
             async move { spool.append(b"unanswered".to_vec()).await }
         });
         while disk.syncs_begun() == syncs {
+            assert!(!unanswered.is_finished(), "answered without a sync");
             tokio::task::yield_now().await;
         }
         let after = disk.after_power_cut(kept_tail);

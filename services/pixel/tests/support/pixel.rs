@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
-use pixel::{Settings, spool::files::DiskFiles};
+use pixel::{
+    Settings,
+    spool::files::{DiskFiles, Files},
+};
 use service_kit::{Metrics, Public, Sockets, Surroundings, SystemClock};
 use tempfile::TempDir;
 use tokio::{
@@ -26,6 +29,15 @@ pub async fn start(folder: &Path, variables: &[(&str, &str)]) -> Pixel {
 }
 
 pub async fn start_at(clock: Arc<dyn Clock>, folder: &Path, variables: &[(&str, &str)]) -> Pixel {
+    start_on(Arc::new(DiskFiles), clock, folder, variables).await
+}
+
+pub async fn start_on(
+    files: Arc<dyn Files>,
+    clock: Arc<dyn Clock>,
+    folder: &Path,
+    variables: &[(&str, &str)],
+) -> Pixel {
     let mut reader = service_kit::Reader::from_variables(variables.iter().copied());
     reader.set("SPOOL_DIR", folder.to_str().unwrap());
     let settings = Settings::read(&mut reader);
@@ -44,7 +56,7 @@ pub async fn start_at(clock: Arc<dyn Clock>, folder: &Path, variables: &[(&str, 
         metrics: Metrics::new("pixel").unwrap(),
         stop: stop.clone(),
     };
-    let ended = tokio::spawn(pixel::run(settings, surroundings));
+    let ended = tokio::spawn(pixel::run_on(files, settings, surroundings));
     Pixel {
         public: addresses.0,
         admin: addresses.1,
