@@ -324,6 +324,7 @@ async fn nothing_leaves_the_origin_or_stays_behind(browser: &Browser, origin: &s
     browser.shows(&["Dashboard token"]).await;
     assert_eq!(browser.run("return sessionStorage.length").await, json!(0));
     let mut complaints = browser.complaints().await;
-    complaints.retain(|line| !line.contains("401 (Unauthorized)")); // the wrong token
+    // The wrong token; and other network interfaces of the machine, which may come and go.
+    complaints.retain(|line| !line.contains("401 (Unauthorized)") && !line.contains("ERR_NETWORK_CHANGED"));
     assert!(complaints.is_empty(), "{complaints:?}");
 }

@@ -44,7 +44,7 @@ function askForToken(problem = "") {
   $("sign-in").hidden = false;
   $("token-problem").textContent = problem;
   $("token-problem").hidden = !problem;
-  say("");
+  say({});
   $("token").focus();
 }
 
@@ -183,7 +183,7 @@ function openRow(open) {
     cell("Counts", open.suppression_reason ? REASONS[open.suppression_reason] ?? open.suppression_reason : "yes"),
     cell("Device", open.device_type),
     cell("Place", geo || null, "place"),
-    cell("Address", open.ip_address),
+    cell("Address", open.ip_address, "address"),
     cell("User agent", open.user_agent, "agent"),
   );
   return row;
@@ -234,20 +234,22 @@ async function refresh() {
   running = own;
   try {
     await lists[place.tab].refresh(own.signal);
-    say(`Up to date at ${new Date().toLocaleTimeString()}`);
+    say({ status: `Up to date at ${new Date().toLocaleTimeString()}` });
   } catch (error) {
     if (own.signal.aborted) return;
     if (error instanceof Unauthorized) {
       askForToken("The server does not accept this token.");
       return;
     }
-    say(`Not up to date: ${error.message}. Trying again.`);
+    say({ trouble: `Not up to date: ${error.message}. Trying again.` });
   }
   if (running === own && !document.hidden) timer = setTimeout(refresh, REFRESH_MS);
 }
 
-function say(text) {
-  $("status").textContent = text;
+/** Only trouble is announced by screen readers, and only when it changes. */
+function say({ status = "", trouble = "" }) {
+  if (status || !trouble) $("status").textContent = status;
+  if ($("trouble").textContent !== trouble) $("trouble").textContent = trouble;
 }
 
 // ---- What is to be seen
