@@ -161,7 +161,13 @@ impl TryFrom<v1::Fact> for Fact {
 }
 
 impl v1::Fact {
-    /// Decodes what [`Message::encode_to_vec`] made, such as a record of the spool.
+    /// Encodes it, as a record of the spool.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.encode_to_vec()
+    }
+
+    /// Decodes what [`to_bytes`](Self::to_bytes) made.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, MalformedFact> {
         Ok(Self::decode(bytes)?)
     }

@@ -1,6 +1,6 @@
 //! What the command line accepts.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use service_kit::program::EXIT_USAGE;
@@ -35,10 +35,37 @@ pub(crate) enum Command {
         /// For example http://127.0.0.1:8090/health
         url: HealthUrl,
     },
+    /// Look into a spool that no pixel uses, or deliver it
+    #[command(subcommand)]
+    Spool(SpoolCommand),
     /// Print all settings of all services, as docs/settings.md has them
     Settings,
     /// Print the version
     Version,
+}
+
+/// What to do with a spool. A pixel that runs on it has to be stopped first.
+#[derive(Debug, Subcommand)]
+#[expect(
+    clippy::doc_markdown,
+    reason = "these lines are the help text, which is plain"
+)]
+pub(crate) enum SpoolCommand {
+    /// Print the facts that the recorder refused, one line of JSON each
+    List {
+        /// Folder of the spool, such as ./data/spool
+        folder: PathBuf,
+    },
+    /// Send what the recorder refused once more, to RECORDER_URL; what it refuses again stays
+    Resend {
+        /// Folder of the spool, such as ./data/spool
+        folder: PathBuf,
+    },
+    /// Send everything that is not recorded yet to RECORDER_URL, for a pixel that will not run again; Ctrl-C gives up
+    Drain {
+        /// Folder of the spool, such as ./data/spool
+        folder: PathBuf,
+    },
 }
 
 /// Says what is wrong with the arguments, or what was asked for, such as the help.

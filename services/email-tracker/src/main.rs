@@ -6,6 +6,7 @@ mod documentation;
 mod health;
 mod migrate;
 mod postgres;
+mod spool;
 mod up;
 
 use std::process::ExitCode;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         Command::Up => up::up(),
         Command::Migrate => migrate::migrate(),
         Command::Healthcheck { url } => health::check(&url),
+        Command::Spool(command) => spool::spool(command),
         Command::Settings => {
             documentation::print();
             Ok(())

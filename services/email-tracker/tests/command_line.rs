@@ -55,6 +55,7 @@ fn the_help_is_the_one_in_the_repository() {
     for (arguments, file) in [
         (vec!["--help"], "tests/help/email-tracker.txt"),
         (vec!["healthcheck", "--help"], "tests/help/healthcheck.txt"),
+        (vec!["spool", "--help"], "tests/help/spool.txt"),
     ] {
         let output = email_tracker(&arguments, &[]);
         assert!(output.status.success());
