@@ -7,7 +7,7 @@ from pathlib import Path
 
 from certificates import own_certificate
 from nginx import Nginx
-from stack import Mail, Stack, Unanswered, run
+from stack import Mail, Stack, Unanswered, free_subnet_prefix, run
 
 FORGED = ["-H", "X-Forwarded-For: 203.0.113.7", "-H", "X-Real-IP: 203.0.113.7", "-H", "Forwarded: for=203.0.113.7"]
 
@@ -17,7 +17,9 @@ class Machine:
 
     def __init__(self):
         self.name = f"et{os.getpid()}"
-        self.address, self.host = "198.51.100.2", "198.51.100.1"
+        # Private addresses: those that Caddy trusts on port 8090, and must not on the others.
+        wire = free_subnet_prefix()
+        self.address, self.host = f"{wire}.2", f"{wire}.1"
         inside, outside = f"{self.name}i", f"{self.name}o"
         run("ip", "netns", "add", self.name)
         try:
