@@ -291,9 +291,7 @@ async fn a_pixel_starts_and_answers_on_a_disk_that_is_full_already() {
     let _without_room = spool.reader.trim(&batch);
     drop(ballast);
     fs::remove_file(disk.0.join("ballast")).unwrap();
-    while spool.spool.failing().is_some() {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    support::eventually("it recovers by itself", || spool.spool.failing().is_none()).await;
     append_all(&spool.spool, &numbered(3..5)).await;
     assert_eq!(spool.take_all(), numbered(3..5));
     spool.close().await;

@@ -20,7 +20,7 @@ use std::{
 use pixel::spool::{
     AppendError, Failure, Folder, OpenError, Options, SetAsideFact, SyncPolicy, files::DiskFiles,
 };
-use support::{append_all, forgetful::ForgetfulDisk, numbered, open, open_on, options};
+use support::{append_all, eventually, forgetful::ForgetfulDisk, numbered, open, open_on, options};
 use tempfile::TempDir;
 
 fn segments(folder: &Path) -> Vec<PathBuf> {
@@ -280,9 +280,7 @@ async fn a_full_spool_refuses_counts_its_bytes_and_recovers_by_itself() {
             "only {taken} of 1 KiB fit into 64 KiB, round {round}"
         );
         assert_eq!(spool.take_all().len(), taken);
-        while spool.spool.failing().is_some() {
-            tokio::time::sleep(Duration::from_millis(10)).await; // By itself: nothing is appended.
-        }
+        eventually("it recovers by itself", || spool.spool.failing().is_none()).await;
     }
 }
 
@@ -353,6 +351,12 @@ async fn a_power_cut_loses_nothing_that_was_answered() {
         let mut spool = open_on(disk.clone(), Path::new("/spool"), small_segments());
         let facts = numbered(0..30);
         append_all(&spool.spool, &facts).await;
+        let mut untouched = open_on(
+            disk.after_power_cut(kept_tail),
+            Path::new("/spool"),
+            small_segments(),
+        );
+        assert_eq!(untouched.take_all(), facts);
         let batch = spool.reader.read(10, 1 << 20).unwrap();
         spool.reader.trim(&batch).unwrap();
         // One more is written and not yet synced when the power goes.
@@ -402,9 +406,7 @@ async fn after_a_failed_sync_another_segment_is_begun_and_nothing_answered_is_lo
         "no sync is tried again so soon"
     );
     disk.set_faults(|faults| faults.sync_fails = false);
-    while spool.spool.failing().is_some() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    eventually("it recovers by itself", || spool.spool.failing().is_none()).await;
     append_all(&spool.spool, &numbered(3..6)).await;
     let names: Vec<_> = pixel::spool::files::Files::list(&disk, Path::new("/spool"))
         .unwrap()
@@ -435,9 +437,7 @@ async fn a_full_disk_loses_only_what_it_refused() {
     }
     assert_eq!(spool.spool.failing(), Some(Failure::DiskFull));
     disk.set_faults(|faults| faults.full = false);
-    while spool.spool.failing().is_some() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    eventually("it recovers by itself", || spool.spool.failing().is_none()).await;
     append_all(&spool.spool, &numbered(3..6)).await;
     assert_eq!(spool.take_all(), numbered(0..6));
     assert_eq!(quarantined(&spool), 0);
@@ -534,13 +534,12 @@ async fn with_an_interval_the_answer_comes_first_and_the_sync_soon() {
 
     disk.set_faults(|faults| faults.sync_fails = true);
     append_all(&spool.spool, &numbered(1..4)).await;
-    while spool.spool.lost_after_answer() < 3 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    eventually("all three are counted as lost", || {
+        spool.spool.lost_after_answer() == 3
+    })
+    .await;
     disk.set_faults(|faults| faults.sync_fails = false);
-    while spool.spool.failing().is_some() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    eventually("it recovers by itself", || spool.spool.failing().is_none()).await;
     append_all(&spool.spool, &numbered(4..5)).await;
     spool.reader.readable().await;
     assert_eq!(

@@ -85,3 +85,14 @@ pub async fn append_all(spool: &Spool, facts: &[String]) {
         spool.append(fact.clone().into_bytes()).await.expect("appended");
     }
 }
+
+/// Waits until it is so; a test that never gets there fails rather than hangs.
+pub async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..3_000 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("never: {what}");
+}
