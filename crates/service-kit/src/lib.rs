@@ -2,7 +2,11 @@
 //!
 //! A service is a library with one entry, `run(settings, surroundings)`; [`program::Program`] is the main around it.
 //! [`program::Surroundings`] holds its sockets, its clock, its metrics and the token that ends it; `email-tracker up` and
-//! the tests make those themselves and call the same `run`.
+//! the tests make those themselves and call the same `run`. It is given [`Metrics`] and not only a `Meter`, because its
+//! admin port must show what the meter's instruments hold.
+//!
+//! What is there once for a process is made by its main: log lines, traces, signals, the limit of open files. What each
+//! service of a process has for itself is in its surroundings.
 
 pub mod admin;
 pub mod clock;

@@ -1,15 +1,20 @@
 //! Serving, sharing a socket, and stopping, over real sockets.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Router, extract::ConnectInfo, http::HeaderMap, routing::get};
+use axum::{
+    Router,
+    extract::{ConnectInfo, Request},
+    http::HeaderMap,
+    routing::get,
+};
 use service_kit::http::{Limits, Public, serve, shared_socket};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::Notify,
+    sync::{Notify, Semaphore, mpsc},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -110,6 +115,7 @@ async fn what_hyper_answers_by_itself() {
             "{code} for {head:.70}: {answer}"
         );
     }
+    assert_eq!(exchange(address, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await, "");
     assert!(get_path(address, "/").await.ends_with("hello to 127.0.0.1"));
 }
 
@@ -187,6 +193,62 @@ async fn connections_beyond_the_limit_wait() {
     // It has no way in: once the first of the others is gone, it has.
     drop(held.pop());
     assert!(third.await.unwrap().ends_with("hello to 127.0.0.1"));
+}
+
+/// hyper keeps a connection's largest buffer as long as the connection: there must not be many of them, nor for long.
+#[tokio::test]
+async fn large_heads_are_few_at_once_and_end_their_connection() {
+    const AT_ONCE: usize = 64;
+    let stop = CancellationToken::new();
+    let (entered, mut entries) = mpsc::unbounded_channel();
+    let leave = Arc::new(Semaphore::new(0));
+    let left = Arc::clone(&leave);
+    let slow = Router::new().fallback(async move |request: Request| {
+        let path = request.uri().path().to_owned();
+        entered.send(path.clone()).unwrap();
+        if path == "/large" {
+            drop(left.acquire().await.unwrap());
+        }
+        path
+    });
+    let (address, _served) = start(slow, &stop).await;
+    let agent = "a".repeat(20 << 10);
+    let ask = async |path: &str| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let agent = if path == "/small" { "small" } else { &agent };
+        let head = format!("GET {path} HTTP/1.1\r\nUser-Agent: {agent}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    };
+    let mut large = Vec::new();
+    for _ in 0..AT_ONCE {
+        large.push(ask("/large").await);
+        assert_eq!(entries.recv().await.unwrap(), "/large");
+    }
+    let mut one_more = ask("/one-more").await;
+    let mut small = ask("/small").await;
+    assert_eq!(
+        entries.recv().await.unwrap(),
+        "/small",
+        "the larger one waits for its turn"
+    );
+    let mut answer = [0; 1_024];
+    let length = small.read(&mut answer).await.unwrap();
+    assert!(
+        !String::from_utf8_lossy(&answer[..length]).contains("close"),
+        "a small one may go on"
+    );
+
+    leave.add_permits(1);
+    assert_eq!(entries.recv().await.unwrap(), "/one-more");
+    for mut stream in large {
+        let answer = rest(&mut stream).await;
+        assert!(
+            answer.contains("connection: close") && answer.ends_with("/large"),
+            "{answer}"
+        );
+    }
+    assert!(rest(&mut one_more).await.ends_with("/one-more"));
 }
 
 #[tokio::test]
