@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use crate::{
-    Fact, Hit, Mark, Rules, Timestamp, Verdict,
+    DedupKey, Fact, Hit, Mark, Rules, Timestamp, Verdict,
     verdicts::{MARK_TTL_MS, MarkKey},
 };
 
@@ -65,6 +65,8 @@ fn email<'a>(rules: &Rules, facts: impl Iterator<Item = &'a Fact>) -> Option<Ema
         })
         .collect();
     let first = hits.first()?;
+    let dedup_keys: BTreeMap<Uuid, DedupKey> =
+        hits.iter().map(|hit| (hit.event_id, hit.dedup_key())).collect();
 
     let mut verdicts = BTreeMap::new();
     for (position, fact) in timeline.iter().enumerate() {
@@ -77,7 +79,7 @@ fn email<'a>(rules: &Rules, facts: impl Iterator<Item = &'a Fact>) -> Option<Ema
                     .iter()
                     .take_while(|earlier| earlier.event_id != hit.event_id)
                     .any(|earlier| {
-                        earlier.dedup_key() == hit.dedup_key()
+                        dedup_keys.get(&earlier.event_id) == dedup_keys.get(&hit.event_id)
                             && hit.opened_at.millis_since(earlier.opened_at) <= rules.dedup_window_ms
                     }),
                 consumed_mark: match just_before {

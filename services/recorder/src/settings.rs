@@ -62,7 +62,11 @@ pub const SETTINGS: [Setting; 8] = [
 
 /// More than this and every hit of a day would be one reader's.
 const MAX_DEDUP_WINDOW_MS: i64 = 24 * 60 * 60 * 1_000;
-/// A connection more than workers, so that readiness and upkeep never wait for a batch.
+/// No statement of a batch takes nearly as long, unless it waits for a lock that somebody keeps.
+const STATEMENT_TIMEOUT: &str = "30s";
+/// A recorder that stands still in a transaction would keep its emails from all others.
+const IDLE_IN_TRANSACTION_TIMEOUT: &str = "15s";
+/// Connections more than workers, so that readiness and upkeep never wait for a batch.
 const SPARE_CONNECTIONS: usize = 2;
 
 /// What the recorder goes by.
@@ -143,7 +147,11 @@ fn read_database(reader: &mut Reader, workers: usize) -> Option<Config> {
                 .password(password.as_ref().map(Secret::expose))
                 .application_name("recorder")
                 .pool_size(workers + SPARE_CONNECTIONS)
-                .session(Session::recorder()),
+                .session(
+                    Session::recorder()
+                        .set("statement_timeout", STATEMENT_TIMEOUT)
+                        .set("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT),
+                ),
         ),
         Err(error) => {
             let error = error.to_string();

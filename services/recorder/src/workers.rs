@@ -132,7 +132,10 @@ impl Recorder {
                     }
                 }
                 Ok(Err(error)) => failed = failed.or(Some(error)),
-                Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+                Err(panicked) => {
+                    tracing::error!(%panicked, "a worker panicked");
+                    failed = failed.or(Some(Error::unexpected("a worker panicked")));
+                }
             }
         }
         failed.map_or(Ok(outcomes), Err)

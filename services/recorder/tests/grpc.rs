@@ -15,7 +15,8 @@ use common::{at, fresh_database, hit, mark, migrate, stored_emails};
 use database::RECORDER_ROLE;
 use recorder::Settings;
 use recorder_api::{
-    MAX_BATCH_FACTS, Outcome,
+    MAX_BATCH_FACTS,
+    Outcome::{self, AlreadyKnown, Expired, Invalid, OutOfRange, Recorded},
     v1::{self, recorder_client::RecorderClient},
 };
 use service_kit::{Metrics, Public, Reader, Sockets, Surroundings};
@@ -214,7 +215,6 @@ async fn bad_facts_are_refused_one_by_one_and_good_ones_recorded() {
         sent(good(1)),
         sent(good(2)),
     ];
-    use Outcome::{AlreadyKnown, Expired, Invalid, OutOfRange, Recorded};
     assert_eq!(
         service.record(batch).await.unwrap(),
         [

@@ -207,6 +207,37 @@ async fn batches_with_the_same_emails_do_not_deadlock() {
     );
 }
 
+/// Of an email that is fetched again and again, most stored hits are left aside when new facts are judged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hot_email_gets_the_models_verdicts() {
+    let database = fresh_database().await;
+    let client = database.superuser().await;
+    let rules = Rules::default();
+    let recorders = [
+        recorder(&database, "one", &rules),
+        recorder(&database, "two", &rules),
+    ];
+    let mut all: Vec<Fact> = (0..2_400)
+        .map(|number: i64| {
+            let mut hit = hit("hot", later(number * 17), 1);
+            hit.user_agent =
+                Some(["GoogleImageProxy", "a", "b"][usize::try_from(number % 3).unwrap()].to_owned());
+            Fact::Hit(hit)
+        })
+        .collect();
+    all.extend((0..300).map(|number| Fact::Mark(mark("hot", later(number * 130 + 5), 1))));
+    all.sort_by_key(|fact| {
+        fact.id()
+            .as_u128()
+            .wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835)
+    }); // any order
+    let (early, late) = all.split_at(all.len() - 40);
+    for (number, batch) in early.chunks(700).chain(late.chunks(8)).enumerate() {
+        recorders[number % 2].record(batch.to_vec()).await.unwrap();
+    }
+    assert_eq!(stored_emails(&client, "hot").await, model::emails(&rules, &all));
+}
+
 /// What the pixel saw, and what follows from it, lands in its columns.
 #[tokio::test]
 async fn every_column_of_a_hit_and_a_mark_is_kept() {

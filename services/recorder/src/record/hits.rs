@@ -1,18 +1,19 @@
 //! Hits in the database.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, pin::pin};
 
 use database::{Error, InStatement, Timestamptz, Transaction};
+use futures::TryStreamExt;
 use tokio_postgres::Row;
 use tracking::{
-    DedupKey, Verdict,
+    DedupKey, Rules, Verdict,
     verdicts::{HitKey, KnownHit, MarkKey},
 };
 use uuid::Uuid;
 
 use super::{
-    Statements,
-    neighbours::{Found, Spans},
+    Batch, Statements,
+    neighbours::{Gathering, Spans},
     verdicts::Judged,
 };
 
@@ -39,42 +40,43 @@ select * from unnest(
   $9::boolean[], $10::timestamptz[], $11::uuid[], $12::boolean[],
   $13::text[], $14::text[], $15::text[], $16::text[], $17::double precision[], $18::double precision[])";
 
-/// The hits stored within `spans`.
+/// The hits stored within `spans`, as far as they matter to `batch`, for each of its emails.
 pub(super) async fn stored(
     tx: &Transaction<'_>,
     statements: &Statements,
+    batch: &Batch,
     spans: &Spans<'_>,
-) -> Result<Vec<Found<KnownHit>>, Error> {
+    rules: &Rules,
+) -> Result<Vec<Vec<KnownHit>>, Error> {
     let rows = tx
-        .query(
-            &statements.stored_hits,
-            &[&spans.email, &spans.email_id, &spans.since, &spans.until],
-        )
+        .query_raw(&statements.stored_hits, spans.parameters())
         .await
         .in_statement("stored_hits")?;
-    rows.iter().map(read).collect()
+    let mut rows = pin!(rows);
+    let mut found = Gathering::new(batch, rules.dedup_window_ms);
+    while let Some(row) = rows.try_next().await.in_statement("stored_hits")? {
+        found.add(row.try_get(0)?, read(&row)?);
+    }
+    Ok(found.by_email())
 }
 
-fn read(row: &Row) -> Result<Found<KnownHit>, Error> {
+fn read(row: &Row) -> Result<KnownHit, Error> {
     let mark_at: Option<Timestamptz> = row.try_get(5)?;
     let mark_id: Option<Uuid> = row.try_get(6)?;
     let consumed_mark = mark_at.zip(mark_id).map(|(marked_at, mark_id)| MarkKey {
         marked_at: marked_at.into(),
         mark_id,
     });
-    Ok(Found {
-        email: row.try_get(0)?,
-        what: KnownHit {
-            key: HitKey {
-                opened_at: row.try_get::<_, Timestamptz>(1)?.into(),
-                event_id: row.try_get(2)?,
-            },
-            dedup_key: DedupKey::from_i64(row.try_get(3)?),
-            verdict: Verdict {
-                is_duplicate: row.try_get(4)?,
-                consumed_mark,
-                compose_window: row.try_get(7)?,
-            },
+    Ok(KnownHit {
+        key: HitKey {
+            opened_at: row.try_get::<_, Timestamptz>(1)?.into(),
+            event_id: row.try_get(2)?,
+        },
+        dedup_key: DedupKey::from_i64(row.try_get(3)?),
+        verdict: Verdict {
+            is_duplicate: row.try_get(4)?,
+            consumed_mark,
+            compose_window: row.try_get(7)?,
         },
     })
 }

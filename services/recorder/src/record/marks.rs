@@ -1,11 +1,14 @@
 //! Marks in the database.
 
+use std::pin::pin;
+
 use database::{Error, InStatement, Timestamptz, Transaction};
-use tracking::verdicts::MarkKey;
+use futures::TryStreamExt;
+use tracking::{Rules, verdicts::MarkKey};
 
 use super::{
-    Statements,
-    neighbours::{Found, Spans},
+    Batch, Statements,
+    neighbours::{Gathering, Spans},
     verdicts::Judged,
 };
 
@@ -21,32 +24,31 @@ pub(super) const INSERT: &str = "-- record: insert marks
 insert into marks (email_id, marked_at, mark_id, client_address, user_agent)
 select * from unnest($1::text[], $2::timestamptz[], $3::uuid[], $4::inet[], $5::text[])";
 
-/// The marks stored within `spans`.
+/// The marks stored within `spans`, as far as they matter to `batch`, for each of its emails.
 pub(super) async fn stored(
     tx: &Transaction<'_>,
     statements: &Statements,
+    batch: &Batch,
     spans: &Spans<'_>,
-) -> Result<Vec<Found<MarkKey>>, Error> {
+    rules: &Rules,
+) -> Result<Vec<Vec<MarkKey>>, Error> {
     let rows = tx
-        .query(
-            &statements.stored_marks,
-            &[&spans.email, &spans.email_id, &spans.since, &spans.until],
-        )
+        .query_raw(&statements.stored_marks, spans.parameters())
         .await
         .in_statement("stored_marks")?;
-    rows.iter()
-        .map(|row| {
-            let marked_at: Timestamptz = row.try_get(1)?;
-            let what = MarkKey {
+    let mut rows = pin!(rows);
+    let mut found = Gathering::new(batch, rules.dedup_window_ms);
+    while let Some(row) = rows.try_next().await.in_statement("stored_marks")? {
+        let marked_at: Timestamptz = row.try_get(1)?;
+        found.add(
+            row.try_get(0)?,
+            MarkKey {
                 marked_at: marked_at.into(),
                 mark_id: row.try_get(2)?,
-            };
-            Ok(Found {
-                email: row.try_get(0)?,
-                what,
-            })
-        })
-        .collect()
+            },
+        );
+    }
+    Ok(found.by_email())
 }
 
 /// Inserts the new marks.

@@ -27,7 +27,7 @@ use database::{Error, Transaction, Work};
 use recorder_api::Outcome;
 use statements::Statements;
 use tokio_postgres::error::SqlState;
-use tracking::Rules;
+use tracking::{Rules, verdicts::Neighbourhood};
 
 /// One batch to be recorded in one transaction.
 pub(crate) struct Recording<'a> {
@@ -65,10 +65,14 @@ impl Work for Recording<'_> {
         let (new_emails, emails, stored_hits, stored_marks) = futures::try_join!(
             emails::add(tx, statements, batch),
             emails::lock(tx, statements, batch),
-            hits::stored(tx, statements, spans),
-            marks::stored(tx, statements, spans),
+            hits::stored(tx, statements, batch, spans, self.rules),
+            marks::stored(tx, statements, batch, spans, self.rules),
         )?;
-        let neighbourhoods = neighbours::by_email(batch, stored_hits, stored_marks);
+        let neighbourhoods: Vec<Neighbourhood> = stored_hits
+            .into_iter()
+            .zip(stored_marks)
+            .map(|(hits, marks)| Neighbourhood { hits, marks })
+            .collect();
 
         let judged = &verdicts::judge(self.rules, batch, &neighbourhoods);
         let changes = &counters::changes(&emails, judged);
