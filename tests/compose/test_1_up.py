@@ -1,9 +1,10 @@
 """What `docker compose up` asks for, publishes and allows."""
 
 import json
+import re
 import unittest
 
-from stack import CommandFailed, Stack
+from stack import ROOT, CommandFailed, Stack
 
 SECRETS = ["DASHBOARD_TOKEN", "RECORDER_TOKEN", "POSTGRES_PASSWORD", "RECORDER_DB_PASSWORD", "DASHBOARD_DB_PASSWORD"]
 SERVICES = ["caddy", "pixel", "recorder", "dashboard", "postgres"]
@@ -18,6 +19,19 @@ class Up(unittest.TestCase):
                 with self.subTest(name, case=case), self.assertRaisesRegex(CommandFailed, rf"\b{name}\b"):
                     stack.compose("up", "-d", **case)
         self.assertEqual(stack.compose("ps", "-a", "-q"), "")
+
+    def test_each_setting_of_the_example_has_an_effect(self):
+        stack = Stack()
+        self.addCleanup(stack.down)
+        example = (ROOT / ".env.example").read_text()
+        required = re.findall(r"^([A-Z_]+)=$", example, re.MULTILINE)
+        self.assertEqual(set(required), {"DOMAIN", *SECRETS})
+        optional = re.findall(r"^#([A-Z_]+)=", example, re.MULTILINE)
+        self.assertGreater(len(optional), 10)
+        before = stack.compose("config")
+        for name in [*required, *optional]:
+            with self.subTest(name):
+                self.assertNotEqual(stack.compose("config", **{name: "4711"}), before)
 
     def test_only_caddy_publishes_ports_and_reaches_out(self):
         stack = Stack.shared()

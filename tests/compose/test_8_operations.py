@@ -37,6 +37,17 @@ class Operations(unittest.TestCase):
         self.assertEqual(stack.email(kept)["unique_open_count"], 1)
         self.open()
 
+    def test_the_spool_of_a_pixel_that_will_not_run_again(self):
+        stack, mail = self.stack, Mail()
+        self.addCleanup(stack.up)
+        stack.compose("stop", "recorder")
+        self.assertEqual(stack.curl(stack.direct + mail.pixel).status, 200)
+        stack.compose(*words_of("stop pixel"))
+        stack.compose("start", "recorder")
+        stack.compose(*words_of("run --rm spool drain"))
+        self.assertEqual(stack.recorded(mail)["raw_open_events"], 1)
+        self.assertEqual(stack.compose(*words_of("run --rm spool list")), "")
+
     def test_changed_database_passwords(self):
         stack = self.stack
         self.addCleanup(stack.up)
