@@ -14,7 +14,7 @@ use database::{Config, DASHBOARD_ROLE, RECORDER_ROLE, RolePasswords};
 use service_kit::{
     Metrics, Public, Reader, Sockets, Surroundings, SystemClock, Tasks,
     http::{self, Limits, Mount, shared_socket},
-    program::{listen, listen_public},
+    program::{self, listen, listen_public},
     tasks::stop_on_signal,
     telemetry::{self, LogLevel},
 };
@@ -42,11 +42,7 @@ const BEYOND_GRACE: Duration = Duration::from_secs(5);
 /// The whole command.
 pub(crate) fn up() -> anyhow::Result<()> {
     let settings = Settings::read(&Reader::from_environment)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("no runtime")?;
-    runtime.block_on(run(settings))
+    program::block_on(run(settings))
 }
 
 async fn run(settings: Settings) -> anyhow::Result<()> {
