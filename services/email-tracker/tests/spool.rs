@@ -12,6 +12,7 @@ use pixel::spool::{Folder, Options, SetAsideFact, Spool, SyncPolicy, files::Disk
 use recorder_api::v1;
 use serde_json::Value;
 use test_support::{Signal, Spawned};
+use tokio::net::TcpListener;
 use tracking::{Fact, Mark, Timestamp, facts::new_id};
 
 const AT_MS: i64 = 1_710_000_000_000;
@@ -77,21 +78,18 @@ async fn what_was_refused_is_listed_with_its_reason() {
     assert_eq!(lines[1]["fact"]["bytes"], 1);
 }
 
-/// Nothing listens there: both go on trying until somebody gives up, and then say what is left.
+/// Nobody answers: both go on trying until somebody gives up, and then say what is left.
 #[tokio::test]
 async fn what_cannot_be_delivered_stays() {
     for (what, left) in [("drain", "2 left"), ("resend", "1 left")] {
         let folder = tempfile::tempdir().unwrap();
         abandoned(folder.path(), &[(mark("refused"), "expired")]).await;
-        let mut process =
-            Spawned::start(command(&[what], folder.path()).env("RECORDER_URL", "http://127.0.0.1:1"));
-        test_support::eventually("it has the spool", async || {
-            Folder::open(folder.path(), Arc::new(DiskFiles))
-                .is_err()
-                .then_some(())
-        })
-        .await;
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        let mut process = Spawned::start(command(&[what], folder.path()).env("RECORDER_URL", url));
+        let connection = silent.accept().await.unwrap();
         process.signal(Signal::INT);
+        drop((connection, silent));
         let line = process.line_with(left).await;
         assert!(line.starts_with("0 recorded"), "{line}");
         assert_eq!(process.exit().await.code(), Some(1));
