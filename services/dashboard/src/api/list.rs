@@ -243,7 +243,7 @@ struct Producer {
 
 impl Drop for Producer {
     fn drop(&mut self) {
-        if !self.is_done {
+        if !self.is_done && !self.task.is_finished() {
             self.task.abort();
             self.metrics.stream_ended(StreamEnd::ClientGone);
         }
@@ -272,8 +272,13 @@ async fn produce<L: List>(
             return;
         }
         (Err(cut), _) => {
-            tracing::warn!(list = L::NAME, error = %cut, "a list was cut off");
-            cut.end()
+            let end = cut.end();
+            if end == StreamEnd::ClientGone {
+                tracing::debug!(list = L::NAME, "a list's client is gone");
+            } else {
+                tracing::warn!(list = L::NAME, error = %cut, "a list was cut off");
+            }
+            end
         }
     };
     metrics.stream_ended(end);

@@ -15,26 +15,31 @@ use tracking::{Timestamp, verdicts::MARK_TTL_MS};
 /// The newest signals that are looked at.
 pub(crate) const MOST_SIGNALS: i64 = 5_000;
 
+/// From when on marks can have expired among the newest signals: at least `$1` marks are no older than `$2` ms after it,
+/// and what expired before them is older than all of these. None if there are fewer marks.
+const EARLIEST: &str = "-- earliest_mark
+select marked_at - $2::bigint * interval '1 ms'
+from marks
+order by marked_at desc, mark_id desc
+offset $1::bigint - 1
+limit 1
+";
+
 /// The newest signals of each kind, and of these the newest of all, the newest first.
 ///
 /// The order within a millisecond is the timeline's: marks, then hits (their consumption, then the proxy's hit), then
-/// what expires. Of the marks, only those that could expire among the newest signals are looked at: at least `$2` marks
-/// are as young as `earliest`, and what expired before that is older than all of these.
+/// what expires. `limit 1` in the subqueries makes the planner ask for each mark by itself: they are few.
 const SIGNALS: &str = "-- suppress_signals
-with earliest as materialized (
-  select coalesce((select marked_at from marks order by marked_at desc, mark_id desc offset $2::bigint - 1 limit 1)
-                  - $3::bigint * interval '1 ms', '-infinity') as marked_at
-),
-expired as (
-  select m.email_id, m.marked_at + $3 * interval '1 ms' as at, m.mark_id
-  from earliest
-  join marks m on m.marked_at >= earliest.marked_at
-  where m.marked_at + $3 * interval '1 ms' < $1::timestamptz
-    and not exists (select from hits h where h.email_id = m.email_id
-                    and h.opened_at between m.marked_at and m.marked_at + $3 * interval '1 ms')
-    and not exists (select from marks later where later.email_id = m.email_id
-                    and (later.marked_at, later.mark_id) > (m.marked_at, m.mark_id)
-                    and later.marked_at <= m.marked_at + $3 * interval '1 ms')
+with expired as (
+  select m.email_id, m.marked_at + $3::bigint * interval '1 ms' as at, m.mark_id
+  from marks m
+  where m.marked_at >= $4::timestamptz
+    and m.marked_at + $3 * interval '1 ms' < $1::timestamptz
+    and (select true from hits h where h.email_id = m.email_id
+         and h.opened_at between m.marked_at and m.marked_at + $3 * interval '1 ms' limit 1) is null
+    and (select true from marks later where later.email_id = m.email_id
+         and (later.marked_at, later.mark_id) > (m.marked_at, m.mark_id)
+         and later.marked_at <= m.marked_at + $3 * interval '1 ms' limit 1) is null
 ),
 signals (step, email_id, at, fact_id, client_address, user_agent, consumed_mark_at) as (
   (select 0, email_id, marked_at, mark_id, client_address, user_agent, null::timestamptz
@@ -51,18 +56,19 @@ signals (step, email_id, at, fact_id, client_address, user_agent, consumed_mark_
 select step, email_id, at, client_address, user_agent, consumed_mark_at
 from signals
 order by at desc, (step + 1) / 2 desc, fact_id desc, step desc
-limit $2
+limit $2::bigint
 ";
 
+/// Marks that are not older than their time to live, and that no hit has consumed and no mark has replaced.
 const ACTIVE_EMAILS: &str = "-- active_emails
 select count(distinct m.email_id)
 from marks m
 where m.marked_at >= $1::timestamptz - $2::bigint * interval '1 ms'
-  and not exists (select from hits h where h.email_id = m.email_id
-                  and h.opened_at between m.marked_at and m.marked_at + $2 * interval '1 ms')
-  and not exists (select from marks later where later.email_id = m.email_id
-                  and (later.marked_at, later.mark_id) > (m.marked_at, m.mark_id)
-                  and later.marked_at <= m.marked_at + $2 * interval '1 ms')
+  and (select true from hits h where h.email_id = m.email_id
+       and h.opened_at between m.marked_at and m.marked_at + $2 * interval '1 ms' limit 1) is null
+  and (select true from marks later where later.email_id = m.email_id
+       and (later.marked_at, later.mark_id) > (m.marked_at, m.mark_id)
+       and later.marked_at <= m.marked_at + $2 * interval '1 ms' limit 1) is null
 ";
 
 /// The newest signals as of `now`.
@@ -119,9 +125,18 @@ impl Work for ReadSignals {
             .query_one(&statement, &[&now, &MARK_TTL_MS])
             .await
             .in_statement("active_emails")?;
+        let statement = tx.prepare_cached(EARLIEST).await.in_statement("earliest_mark")?;
+        let earliest = tx
+            .query_opt(&statement, &[&MOST_SIGNALS, &MARK_TTL_MS])
+            .await
+            .in_statement("earliest_mark")?;
+        let earliest = match earliest {
+            Some(row) => row.try_get(0)?,
+            None => Timestamptz(Timestamp::default()),
+        };
         let statement = tx.prepare_cached(SIGNALS).await.in_statement(Self::NAME)?;
         let rows = tx
-            .query(&statement, &[&now, &MOST_SIGNALS, &MARK_TTL_MS])
+            .query(&statement, &[&now, &MOST_SIGNALS, &MARK_TTL_MS, &earliest])
             .await
             .in_statement(Self::NAME)?;
         Ok(Signals {

@@ -150,6 +150,38 @@ async fn readers_that_leave_or_crowd_hold_nothing_back() {
 }
 
 #[tokio::test]
+async fn a_list_and_its_tag_are_of_one_moment() {
+    let database = database_of_many().await;
+    let client = database.superuser().await;
+    let dashboard = Running::over(&database).await;
+    let tag = async || {
+        let head = authorized("HEAD", EMAILS).send(dashboard.address).await;
+        head.header("etag").unwrap().to_owned()
+    };
+    let before = tag().await;
+    let mut stream = ask(dashboard.address, "connection: close\r\n").await;
+    let mut received = vec![0; 1_000];
+    stream.read_exact(&mut received).await.unwrap();
+    // The oldest email, so that it would come last; and the first one counts differently.
+    client
+        .batch_execute(
+            "insert into tracked_emails (email_id, user_id, recipient, sent_at, first_opened_at)
+             values ('late', 'u', 'r', 's', '2026-01-01T00:00Z');
+             update tracked_emails set open_count = 77 where email_id = 'email-1'",
+        )
+        .await
+        .unwrap();
+    raise_revision(&client).await;
+    assert_ne!(tag().await, before);
+    stream.read_to_end(&mut received).await.unwrap();
+    let received = String::from_utf8(received).unwrap();
+    assert!(received.contains(&format!("etag: {before}\r\n")));
+    assert!(received.ends_with("]}\r\n0\r\n\r\n"));
+    assert!(received.contains("\"email_id\":\"email-1\""));
+    assert!(!received.contains("\"late\"") && !received.contains(":77,"));
+}
+
+#[tokio::test]
 async fn a_stop_lets_a_list_end() {
     let database = database_of_many().await;
     let url = database.url_of(database::DASHBOARD_ROLE);
