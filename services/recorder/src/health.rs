@@ -38,15 +38,26 @@ pub(crate) async fn report(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     set(&reporter, ServingStatus::NotServing).await;
+    let mut was_ready = None; // neither is known yet
     loop {
-        let status = match schema.check().await {
-            Ok(()) => ServingStatus::Serving,
-            Err(error) => {
-                tracing::debug!(%error, "not ready");
-                ServingStatus::NotServing
+        let found = schema.check().await;
+        let is_ready = found.is_ok();
+        if was_ready != Some(is_ready) {
+            match &found {
+                Ok(()) => tracing::info!("ready: the database answers, and its schema is new enough"),
+                Err(error) => tracing::warn!(%error, "not ready: batches are answered with Unavailable"),
             }
-        };
-        set(&reporter, status).await;
+            set(
+                &reporter,
+                if is_ready {
+                    ServingStatus::Serving
+                } else {
+                    ServingStatus::NotServing
+                },
+            )
+            .await;
+            was_ready = Some(is_ready);
+        }
         tokio::select! {
             () = stop.cancelled() => {
                 set(&reporter, ServingStatus::NotServing).await;

@@ -163,7 +163,7 @@ async fn only_the_shared_secret_lets_in() {
         assert_eq!(refused.code(), Code::Unauthenticated, "{wrong:?}");
         assert!(!refused.message().contains(TOKEN));
     }
-    assert_eq!(service.record(one("a")).await.unwrap(), [Outcome::Recorded]);
+    assert_eq!(service.record(one("a")).await.unwrap(), [Recorded]);
     assert_eq!(
         service
             .metric("email_tracker_recorder_batches_total{code=\"unauthenticated\"}")
@@ -260,14 +260,8 @@ async fn a_batch_sent_again_is_already_known() {
     let batch: Vec<v1::Fact> = (0..200)
         .map(|number| v1::Fact::from(&Fact::Hit(hit(&format!("email{number}"), now(), 1))))
         .collect();
-    assert_eq!(
-        service.record(batch.clone()).await.unwrap(),
-        vec![Outcome::Recorded; 200]
-    );
-    assert_eq!(
-        service.record(batch).await.unwrap(),
-        vec![Outcome::AlreadyKnown; 200]
-    );
+    assert_eq!(service.record(batch.clone()).await.unwrap(), vec![Recorded; 200]);
+    assert_eq!(service.record(batch).await.unwrap(), vec![AlreadyKnown; 200]);
     assert_eq!(service.record(Vec::new()).await.unwrap(), []);
     assert_eq!(stored_emails(&database.superuser().await, "").await.len(), 200);
     service.end().await;
@@ -287,13 +281,7 @@ async fn a_batch_beyond_the_limits_is_to_be_halved() {
     let too_large = service.record(facts(300, 10_000)).await.unwrap_err();
     assert_eq!(too_large.code(), Code::OutOfRange, "{too_large}");
     let outcomes = service.record(facts(MAX_BATCH_FACTS, 10)).await.unwrap();
-    assert_eq!(
-        outcomes
-            .iter()
-            .filter(|outcome| **outcome == Outcome::Recorded)
-            .count(),
-        1
-    );
+    assert_eq!(outcomes.iter().filter(|outcome| **outcome == Recorded).count(), 1);
     service.end().await;
 }
 
@@ -355,7 +343,7 @@ async fn it_waits_for_a_database_that_is_absent_and_then_not_migrated() {
 
     migrate(database.url()).await;
     service.becomes_ready().await;
-    assert_eq!(service.record(one("a")).await.unwrap(), [Outcome::Recorded]);
+    assert_eq!(service.record(one("a")).await.unwrap(), [Recorded]);
     service.end().await;
 }
 
@@ -366,7 +354,7 @@ async fn a_restart_of_the_database_loses_and_doubles_nothing() {
     let database = server.database().await;
     let service = Service::start(&database.url_of(RECORDER_ROLE), &[]).await;
     service.becomes_ready().await;
-    assert_eq!(service.record(one("before")).await.unwrap(), [Outcome::Recorded]);
+    assert_eq!(service.record(one("before")).await.unwrap(), [Recorded]);
 
     server.crash().await;
     let away = service.record(one("between")).await.unwrap_err();
@@ -378,11 +366,8 @@ async fn a_restart_of_the_database_loses_and_doubles_nothing() {
         service.record(one("between")).await.ok()
     })
     .await;
-    assert_eq!(outcomes, [Outcome::Recorded]);
-    assert_eq!(
-        service.record(one("before")).await.unwrap(),
-        [Outcome::AlreadyKnown]
-    );
+    assert_eq!(outcomes, [Recorded]);
+    assert_eq!(service.record(one("before")).await.unwrap(), [AlreadyKnown]);
     let stored = stored_emails(&database.superuser().await, "be").await;
     assert!(
         stored.values().all(|email| email.hit_count == 1) && stored.len() == 2,
@@ -413,7 +398,7 @@ async fn a_read_only_database_is_unavailable_and_not_a_data_error() {
         .unwrap();
     admin.batch_execute(&read_only("off")).await.unwrap();
     let service = Service::start(&database.url_of(RECORDER_ROLE), &[]).await;
-    assert_eq!(service.record(one("a")).await.unwrap(), [Outcome::Recorded]);
+    assert_eq!(service.record(one("a")).await.unwrap(), [Recorded]);
     service.end().await;
 }
 
@@ -437,10 +422,7 @@ async fn a_data_error_asks_for_halves_and_says_nothing_personal() {
     for personal in ["recipient7", "bad", "user 7", "203.0.113.7"] {
         assert!(!refused.message().contains(personal), "{refused}");
     }
-    assert_eq!(
-        service.record(vec![fact("good", 1)]).await.unwrap(),
-        [Outcome::Recorded]
-    );
+    assert_eq!(service.record(vec![fact("good", 1)]).await.unwrap(), [Recorded]);
     let still = service.record(vec![fact("bad", 7)]).await.unwrap_err();
     assert_eq!(still.code(), Code::InvalidArgument);
     service.end().await;
@@ -509,7 +491,7 @@ async fn a_stop_answers_what_is_under_way() {
     let database = fresh_database().await;
     let service = Service::start(&database.url_of(RECORDER_ROLE), &[]).await;
     service.becomes_ready().await;
-    assert_eq!(service.record(one("a")).await.unwrap(), [Outcome::Recorded]);
+    assert_eq!(service.record(one("a")).await.unwrap(), [Recorded]);
 
     let mut admin = database.superuser().await;
     let lock = admin.transaction().await.unwrap();

@@ -174,7 +174,9 @@ impl Neighbour for KnownHit {
                 kept.keep(place);
             }
         }
-        latest_before.into_values().for_each(|place| kept.keep(place));
+        for place in latest_before.into_values() {
+            kept.keep(place);
+        }
         kept.retain(found);
     }
 }
