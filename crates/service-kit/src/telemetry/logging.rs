@@ -99,7 +99,7 @@ pub fn logging(service: &'static str, common: &Common) -> Result<Logging, Teleme
             .with_filter(traced())
     });
     tracing_subscriber::registry()
-        .with(lines(common.log_format).with_filter(filter.and(quiet_telemetry())))
+        .with(lines(common.log_format).with_filter(filter.and(quiet_libraries())))
         .with(spans)
         .try_init()?;
     Ok(Logging {
@@ -123,12 +123,22 @@ fn lines(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
     }
 }
 
-/// OpenTelemetry tells each start and end of its parts at INFO; its failures are what matters.
-fn quiet_telemetry() -> Targets {
-    let parts = ["opentelemetry", "opentelemetry_otlp", "opentelemetry_sdk"];
+/// What libraries may say at most, whatever `LOG_LEVEL` is. OpenTelemetry tells each start and end of its parts at INFO, and
+/// the migrations each file they look at; below INFO the database's driver tells the values of each statement and HTTP/2
+/// the bytes of each frame, which are people's addresses.
+fn quiet_libraries() -> Targets {
+    let capped = |level: LevelFilter| move |library: &'static str| (library, level);
+    let chatty = [
+        "opentelemetry",
+        "opentelemetry_otlp",
+        "opentelemetry_sdk",
+        "refinery_core",
+    ];
+    let telling = ["h2", "hyper", "hyper_util", "tokio_postgres", "tonic", "tower"];
     Targets::new()
         .with_default(LevelFilter::TRACE)
-        .with_targets(parts.map(|part| (part, LevelFilter::WARN)))
+        .with_targets(chatty.map(capped(LevelFilter::WARN)))
+        .with_targets(telling.map(capped(LevelFilter::INFO)))
 }
 
 /// What becomes a span: our own work, not that of the libraries which bring the spans away.
