@@ -1,7 +1,7 @@
 //! The recorder: stores facts once each, with verdicts that do not depend on the order in which they came.
 //!
-//! A batch comes in through [`grpc`], is split by email over [`workers`], and each share of it is one transaction of
-//! [`record`].
+//! A batch comes in through `grpc`, is split by email over `workers`, and each share of it is one transaction of
+//! `record`.
 
 mod describe;
 mod device;

@@ -6,7 +6,7 @@
 //!    facts to these emails.
 //! 2. [`neighbours`]: what is stored around the new facts is read; facts already stored are found among it.
 //! 3. [`verdicts`]: the new facts are judged, and the stored hits whose verdict they change.
-//! 4. [`facts`], [`verdicts`], [`counters`], [`revisions`]: all of it is written.
+//! 4. [`marks`], [`hits`], [`verdicts`], [`counters`], [`revisions`]: all of it is written.
 //!
 //! The first two are one round trip to the database and the fourth is another: statements are sent together and run in
 //! the order sent, each with its own snapshot (READ COMMITTED), so that what is read is read under the locks.
