@@ -10,8 +10,9 @@
 
 mod up;
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
 
+use pixel::spool::{Folder, files::DiskFiles};
 use test_support::{
     PrivatePostgres, Signal, eventually,
     http::{Request, get},
@@ -242,6 +243,20 @@ async fn a_data_folder_that_cannot_be_made_is_named() {
         complaint.contains("DATA_DIR=/usr: cannot write there"),
         "{complaint}"
     );
+}
+
+#[tokio::test]
+async fn a_spool_in_use_is_named() {
+    let home = Home::of(Account::Own);
+    let spool = home.data_dir().join("spool");
+    std::fs::create_dir_all(&spool).unwrap();
+    let _in_use = Folder::open(&spool, Arc::new(DiskFiles)).unwrap();
+    let complaint = home.refused(&[], 1).await;
+    assert!(
+        complaint.contains("belongs to another running process"),
+        "{complaint}"
+    );
+    assert_eq!(home.postgres(), None);
 }
 
 #[tokio::test]

@@ -8,16 +8,16 @@ use std::{
 use tracking::{Timestamp, Token};
 
 /// Everything that a user needs for a first try.
-pub(super) struct Greeting<'a> {
+pub(super) struct Greeting {
     /// Where everything is served.
     pub(super) address: SocketAddr,
     /// The token of the data folder; `None` if the user gave one, who knows it then.
-    pub(super) dashboard_token: Option<&'a str>,
+    pub(super) dashboard_token: Option<String>,
     /// Now: when the mail was sent that the pixel to try belongs to.
     pub(super) now: Timestamp,
 }
 
-impl Greeting<'_> {
+impl Greeting {
     fn base_url(&self) -> String {
         let host = match self.address.ip() {
             IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
@@ -39,11 +39,14 @@ impl Greeting<'_> {
     }
 }
 
-impl Display for Greeting<'_> {
+impl Display for Greeting {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
         let base = self.base_url();
-        let shown = self.dashboard_token.unwrap_or("(as given in DASHBOARD_TOKEN)");
-        let sent = self.dashboard_token.unwrap_or("$DASHBOARD_TOKEN");
+        let shown = self
+            .dashboard_token
+            .as_deref()
+            .unwrap_or("(as given in DASHBOARD_TOKEN)");
+        let sent = self.dashboard_token.as_deref().unwrap_or("$DASHBOARD_TOKEN");
         writeln!(formatter, "Email Tracker runs at {base}")?;
         writeln!(formatter)?;
         writeln!(formatter, "  dashboard         {base}/dashboard")?;
@@ -65,6 +68,7 @@ mod tests {
     use super::*;
 
     fn greeting(address: &str, dashboard_token: Option<&str>) -> String {
+        let dashboard_token = dashboard_token.map(str::to_owned);
         let address = address.parse().unwrap();
         Greeting {
             address,

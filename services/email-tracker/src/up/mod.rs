@@ -1,19 +1,25 @@
 //! `up`: pixel, recorder and dashboard in one process, on one public address and a PostgreSQL of their own.
 //!
-//! The order of the end is the reverse of the order of the start: first no more requests, then what the pixel still
-//! forwards, then the recorder, then the database.
+//! The pixel comes first: it answers, and keeps what it saw, while the database starts, which after a crash may take its
+//! time. The order of the end is the reverse: first no more requests, then what the pixel still forwards, then the
+//! recorder, then the database.
 
 mod front;
 mod greeting;
 mod settings;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io::{self, Write as _},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, anyhow};
 use database::{Config, DASHBOARD_ROLE, RECORDER_ROLE, RolePasswords};
 use service_kit::{
     Metrics, Public, Reader, Sockets, Surroundings, SystemClock, Tasks,
-    http::{self, Limits, Mount, shared_socket},
+    http::shared_socket,
     program::{self, listen, listen_public},
     tasks::stop_on_signal,
     telemetry::{self, LogLevel},
@@ -24,9 +30,9 @@ use tracking::Clock as _;
 
 pub(crate) use self::settings::SETTINGS;
 use self::{
-    front::join,
+    front::{Front, LateRouter},
     greeting::Greeting,
-    settings::{DatabaseUrls, Services, Settings, Wiring, spool_dir},
+    settings::{DatabaseUrls, Settings, Wiring, spool_dir},
 };
 use crate::{
     data_dir::{DataDir, random_token},
@@ -50,17 +56,37 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     let stop = stop_on_signal()?;
     let data_dir = DataDir::open(&settings.data_dir)?;
     let sockets = AllSockets::bind(&settings).await?;
-    let private = match &settings.database {
-        Some(given) => {
-            let migrated = migrate::patiently(given, &RolePasswords::default(), DATABASE_PATIENCE).await;
-            migrated.context("DATABASE_URL")?;
-            None
-        }
-        None => Some(start_private(&settings, &data_dir, &stop).await?),
+    let own_token = match settings.dashboard_token {
+        Some(_) => None,
+        None => Some(data_dir.dashboard_token()?),
     };
-    let database = private.as_ref().map(|private| private.urls.clone());
-    let served = serve(&settings, &data_dir, sockets, database, logging.level(), stop).await;
-    if let Some(private) = private {
+    let wiring = Wiring {
+        spool_dir: spool_dir(data_dir.path()),
+        recorder: sockets.behind.recorder.local_addr()?,
+        recorder_token: random_token()?,
+        dashboard_token: own_token.clone(),
+    };
+    let greeting = Greeting {
+        address: sockets.public.local_addr()?,
+        dashboard_token: own_token,
+        now: SystemClock.now(),
+    };
+    let mut process = Process::new(&settings, logging.level(), stop.clone());
+    let late = process.start_pixel(&wiring, sockets.public, sockets.pixel_admin)?;
+
+    let database = match ready_database(&settings, &data_dir, &stop).await {
+        Ok(database) => database,
+        Err(error) => {
+            let was_told = stop.is_cancelled();
+            stop.cancel();
+            let front = process.tasks.finish().await;
+            return if was_told { front } else { Err(error) };
+        }
+    };
+    let served = process
+        .serve(&wiring, database.as_ref(), sockets.behind, late, &greeting)
+        .await;
+    if let Some(private) = database {
         private.postgres.stop().await;
     }
     served
@@ -69,11 +95,16 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
 /// All sockets are taken before anything is started: a port in use is known at once.
 struct AllSockets {
     public: TcpListener,
+    pixel_admin: std::net::TcpListener,
+    behind: SocketsBehind,
+}
+
+/// Those of the services that need the database.
+struct SocketsBehind {
     /// Between pixel and recorder.
     recorder: TcpListener,
-    pixel_admin: std::net::TcpListener,
-    dashboard_admin: std::net::TcpListener,
     recorder_admin: std::net::TcpListener,
+    dashboard_admin: std::net::TcpListener,
 }
 
 impl AllSockets {
@@ -81,17 +112,33 @@ impl AllSockets {
         let admin = &settings.admin;
         Ok(Self {
             public: listen_public("PORT", settings.common.listen).await?,
-            recorder: listen_public("loopback", SocketAddr::from(([127, 0, 0, 1], 0))).await?,
             pixel_admin: listen("PIXEL_ADMIN_PORT", admin.pixel)?,
-            dashboard_admin: listen("DASHBOARD_ADMIN_PORT", admin.dashboard)?,
-            recorder_admin: listen("RECORDER_ADMIN_PORT", admin.recorder)?,
+            behind: SocketsBehind {
+                recorder: listen_public("loopback", SocketAddr::from(([127, 0, 0, 1], 0))).await?,
+                recorder_admin: listen("RECORDER_ADMIN_PORT", admin.recorder)?,
+                dashboard_admin: listen("DASHBOARD_ADMIN_PORT", admin.dashboard)?,
+            },
         })
     }
 }
 
+/// The private server, with the logins of the services.
 struct Private {
     postgres: PrivatePostgres,
     urls: DatabaseUrls,
+}
+
+/// A database with this build's schema: the given one, or a private one.
+async fn ready_database(
+    settings: &Settings,
+    data_dir: &DataDir,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<Private>> {
+    let Some(given) = &settings.database else {
+        return start_private(settings, data_dir, stop).await.map(Some);
+    };
+    let migrated = migrate::patiently(given, &RolePasswords::default(), DATABASE_PATIENCE).await;
+    migrated.context("DATABASE_URL").map(|_| None)
 }
 
 async fn start_private(
@@ -133,107 +180,110 @@ async fn start_private(
     }
 }
 
-/// Runs the three services until `stop`.
-async fn serve(
-    settings: &Settings,
-    data_dir: &DataDir,
-    sockets: AllSockets,
-    database: Option<DatabaseUrls>,
+/// What the services of this process share, and those that run.
+struct Process {
+    tasks: Tasks,
     log_level: LogLevel,
     stop: CancellationToken,
-) -> anyhow::Result<()> {
-    let own_token = match settings.dashboard_token {
-        Some(_) => None,
-        None => Some(data_dir.dashboard_token()?),
-    };
-    let wiring = Wiring {
-        spool_dir: spool_dir(data_dir.path()),
-        recorder: sockets.recorder.local_addr()?,
-        recorder_token: random_token()?,
-        dashboard_token: own_token.clone(),
-        database,
-    };
-    let Services {
-        pixel,
-        recorder,
-        dashboard,
-    } = wiring.services(&Reader::from_environment)?;
-    let address = sockets.public.local_addr()?;
+    /// When the public address has answered its last request.
+    drained: CancellationToken,
+    grace: Duration,
+}
 
-    let surroundings = |name, public, admin, stop: &CancellationToken| -> anyhow::Result<Surroundings> {
+impl Process {
+    fn new(settings: &Settings, log_level: LogLevel, stop: CancellationToken) -> Self {
+        let grace = settings.common.grace;
+        Self {
+            tasks: Tasks::new(&stop, grace + BEYOND_GRACE),
+            log_level,
+            stop,
+            drained: CancellationToken::new(),
+            grace,
+        }
+    }
+
+    fn surroundings(
+        &self,
+        name: &'static str,
+        public: Public,
+        admin: std::net::TcpListener,
+    ) -> anyhow::Result<Surroundings> {
         Ok(Surroundings {
             sockets: Sockets {
                 public,
                 admin,
-                log_level: Some(log_level.clone()),
+                log_level: Some(self.log_level.clone()),
             },
             clock: Arc::new(SystemClock),
             metrics: Metrics::new(name)?,
-            stop: stop.clone(),
+            stop: self.stop.clone(),
         })
-    };
-    // The recorder ends after the pixel, which may still have something for it.
-    let stop_recorder = CancellationToken::new();
-    let recorder = spawn_recorder(
-        recorder,
-        surroundings(
-            "recorder",
-            Public::Socket(sockets.recorder),
-            sockets.recorder_admin,
-            &stop_recorder,
-        )?,
-        stop.clone(),
-    );
-
-    let grace = settings.common.grace;
-    let drained = CancellationToken::new();
-    let (pixel_public, pixel_mount) = shared_socket(drained.clone());
-    let (dashboard_public, dashboard_mount) = shared_socket(drained.clone());
-    let mut tasks = Tasks::new(&stop, grace + BEYOND_GRACE);
-    tasks.spawn(
-        "pixel",
-        pixel::run(
-            pixel,
-            surroundings("pixel", pixel_public, sockets.pixel_admin, &stop)?,
-        ),
-    );
-    tasks.spawn(
-        "dashboard",
-        dashboard::run(
-            dashboard,
-            surroundings("dashboard", dashboard_public, sockets.dashboard_admin, &stop)?,
-        ),
-    );
-    let greeting = Greeting {
-        address,
-        dashboard_token: own_token.as_deref(),
-        now: SystemClock.now(),
     }
-    .to_string();
-    tasks.spawn("http", async move {
-        let _drained = drained.drop_guard();
-        serve_public(
-            sockets.public,
-            pixel_mount,
-            dashboard_mount,
-            &greeting,
-            grace / 2,
-            stop,
-        )
-        .await
-    });
-    let front = tasks.finish().await;
-    stop_recorder.cancel();
-    let back = tokio::time::timeout(grace + BEYOND_GRACE, recorder)
-        .await
-        .map_err(|_| {
-            anyhow!(
-                "the recorder still ran {:?} after it was told to stop",
-                grace + BEYOND_GRACE
-            )
-        })
-        .and_then(|ended| ended.context("the recorder panicked")?);
-    front.and(back)
+
+    /// Starts the pixel and the public address; the dashboard joins it later.
+    fn start_pixel(
+        &mut self,
+        wiring: &Wiring,
+        public: TcpListener,
+        admin: std::net::TcpListener,
+    ) -> anyhow::Result<LateRouter> {
+        let settings = wiring.pixel(&Reader::from_environment)?;
+        let (shared, mount) = shared_socket(self.drained.clone());
+        let surroundings = self.surroundings("pixel", shared, admin)?;
+        self.tasks.spawn("pixel", pixel::run(settings, surroundings));
+        let front = Front {
+            listener: public,
+            pixel: mount,
+            dashboard: LateRouter::default(),
+        };
+        let late = front.dashboard.clone();
+        let (stop, drained, grace) = (self.stop.clone(), self.drained.clone(), self.grace / 2);
+        self.tasks.spawn("http", async move {
+            let _drained = drained.drop_guard();
+            front.serve(grace, stop).await
+        });
+        Ok(late)
+    }
+
+    /// Starts recorder and dashboard, and runs everything until `stop`.
+    async fn serve(
+        mut self,
+        wiring: &Wiring,
+        database: Option<&Private>,
+        sockets: SocketsBehind,
+        late: LateRouter,
+        greeting: &Greeting,
+    ) -> anyhow::Result<()> {
+        let (recorder, dashboard) =
+            wiring.behind(&Reader::from_environment, database.map(|private| &private.urls))?;
+        // The recorder ends after the pixel, which may still have something for it.
+        let stop_recorder = CancellationToken::new();
+        let surroundings = Surroundings {
+            stop: stop_recorder.clone(),
+            ..self.surroundings(
+                "recorder",
+                Public::Socket(sockets.recorder),
+                sockets.recorder_admin,
+            )?
+        };
+        let recorder = spawn_recorder(recorder, surroundings, self.stop.clone());
+
+        let (shared, mount) = shared_socket(self.drained.clone());
+        let surroundings = self.surroundings("dashboard", shared, sockets.dashboard_admin)?;
+        self.tasks
+            .spawn("dashboard", dashboard::run(dashboard, surroundings));
+        // A dashboard that ends without one says itself why.
+        if let Some(router) = mount.router().await {
+            late.join(router);
+            if !self.stop.is_cancelled() {
+                greet(greeting);
+            }
+        }
+
+        let front = self.tasks.finish().await;
+        stop_recorder.cancel();
+        front.and(ended(recorder, self.grace + BEYOND_GRACE).await)
+    }
 }
 
 /// A recorder that ends, however it does, ends everything.
@@ -250,30 +300,16 @@ fn spawn_recorder(
     })
 }
 
-/// Takes both services' routers, says where they are, and serves them until `stop`.
-async fn serve_public(
-    listener: TcpListener,
-    pixel: Mount,
-    dashboard: Mount,
-    greeting: &str,
-    grace: Duration,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    let routers = async { Some(join(pixel.router().await?, dashboard.router().await?)) };
-    let router = tokio::select! {
-        router = routers => router,
-        () = stop.cancelled() => None,
-    };
-    let Some(router) = router else {
-        // A service that ended without a router says itself why, and ends everything.
-        stop.cancelled().await;
-        return Ok(());
-    };
-    greet(greeting);
-    http::serve(listener, router, Limits::default(), grace, stop).await
+async fn ended(recorder: JoinHandle<anyhow::Result<()>>, limit: Duration) -> anyhow::Result<()> {
+    match tokio::time::timeout(limit, recorder).await {
+        Ok(ended) => ended.context("the recorder panicked")?,
+        Err(_) => Err(anyhow!(
+            "the recorder still ran {limit:?} after it was told to stop"
+        )),
+    }
 }
 
-#[expect(clippy::print_stdout, reason = "for the user who started it")]
-fn greet(greeting: &str) {
-    println!("\n{greeting}");
+fn greet(greeting: &Greeting) {
+    // Nobody may be reading; that is no reason to end.
+    let _ = write!(io::stdout(), "\n{greeting}");
 }

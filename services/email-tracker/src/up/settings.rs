@@ -106,8 +106,6 @@ pub(super) struct Wiring {
     pub(super) recorder_token: String,
     /// The token of the data folder; `None` leaves what the environment says.
     pub(super) dashboard_token: Option<String>,
-    /// The private database; `None` leaves what the environment says.
-    pub(super) database: Option<DatabaseUrls>,
 }
 
 /// The private database as each service logs in.
@@ -117,21 +115,37 @@ pub(super) struct DatabaseUrls {
     pub(super) dashboard: String,
 }
 
-/// The settings of all three.
-pub(super) struct Services {
-    pub(super) pixel: pixel::Settings,
-    pub(super) recorder: recorder::Settings,
-    pub(super) dashboard: dashboard::Settings,
-}
-
 impl Settings {
     /// Reads what concerns `up` itself, and goes through what the services will read, so that every mistake is known
     /// before anything is started.
     pub(super) fn read(environment: &impl Fn() -> Reader) -> Result<Self, SettingsError> {
         let mut problems = Vec::new();
         let settings = collect(&mut problems, environment(), Self::read_own);
-        Wiring::rehearsal(&settings).read(environment, &mut problems);
+        settings.rehearse(environment, &mut problems);
         finish(settings, problems)
+    }
+
+    /// Reads what the services will read, with stand-ins for what is not known yet.
+    fn rehearse(&self, environment: &impl Fn() -> Reader, problems: &mut Vec<String>) {
+        let wiring = Wiring {
+            spool_dir: spool_dir(&self.data_dir),
+            recorder: SocketAddr::new(LOOPBACK, 1),
+            recorder_token: "rehearsal".to_owned(),
+            dashboard_token: None,
+        };
+        let nowhere = "postgres://nobody@localhost/nothing".to_owned();
+        let private = DatabaseUrls {
+            recorder: nowhere.clone(),
+            dashboard: nowhere,
+        };
+        let private = self.database.is_none().then_some(&private);
+        let found = [
+            wiring.pixel(environment).err(),
+            wiring.behind(environment, private).err(),
+        ];
+        for SettingsError(found) in found.into_iter().flatten() {
+            note(problems, found);
+        }
     }
 
     fn read_own(reader: &mut Reader) -> Self {
@@ -162,38 +176,38 @@ impl Settings {
 }
 
 impl Wiring {
-    /// As good as the real one for finding mistakes in the environment.
-    fn rehearsal(settings: &Settings) -> Self {
-        let nowhere = "postgres://nobody@localhost/nothing".to_owned();
-        let database = DatabaseUrls {
-            recorder: nowhere.clone(),
-            dashboard: nowhere,
-        };
-        Self {
-            spool_dir: spool_dir(&settings.data_dir),
-            recorder: SocketAddr::new(LOOPBACK, 1),
-            recorder_token: "rehearsal".to_owned(),
-            dashboard_token: None,
-            database: settings.database.is_none().then_some(database),
-        }
-    }
-
-    /// The services' settings, from the environment as far as `up` does not decide them.
-    pub(super) fn services(&self, environment: &impl Fn() -> Reader) -> Result<Services, SettingsError> {
+    /// The pixel's settings, from the environment as far as `up` does not decide them.
+    pub(super) fn pixel(&self, environment: &impl Fn() -> Reader) -> Result<pixel::Settings, SettingsError> {
         let mut problems = Vec::new();
-        let services = self.read(environment, &mut problems);
-        finish(services, problems)
+        let pixel = collect(
+            &mut problems,
+            self.told(environment(), None),
+            pixel::Settings::read,
+        );
+        finish(pixel, problems)
     }
 
-    fn read(&self, environment: &impl Fn() -> Reader, problems: &mut Vec<String>) -> Services {
-        Services {
-            pixel: collect(problems, self.told(environment()), pixel::Settings::read),
-            recorder: collect(problems, self.told(environment()), recorder::Settings::read),
-            dashboard: collect(problems, self.told(environment()), dashboard::Settings::read),
-        }
+    /// The settings of those who need the database: the private one, or as the environment says.
+    pub(super) fn behind(
+        &self,
+        environment: &impl Fn() -> Reader,
+        private: Option<&DatabaseUrls>,
+    ) -> Result<(recorder::Settings, dashboard::Settings), SettingsError> {
+        let mut problems = Vec::new();
+        let recorder = collect(
+            &mut problems,
+            self.told(environment(), private),
+            recorder::Settings::read,
+        );
+        let dashboard = collect(
+            &mut problems,
+            self.told(environment(), private),
+            dashboard::Settings::read,
+        );
+        finish((recorder, dashboard), problems)
     }
 
-    fn told(&self, mut reader: Reader) -> Reader {
+    fn told(&self, mut reader: Reader, private: Option<&DatabaseUrls>) -> Reader {
         // The sockets are made here; what the services would have made is not used.
         for (name, value) in [("LISTEN", "127.0.0.1"), ("PORT", "0"), ("ADMIN_PORT", "0")] {
             reader.set(name, value);
@@ -205,7 +219,7 @@ impl Wiring {
         if let Some(token) = &self.dashboard_token {
             set_secret(&mut reader, "DASHBOARD_TOKEN", token);
         }
-        if let Some(database) = &self.database {
+        if let Some(database) = private {
             set_secret(&mut reader, "DATABASE_URL", &database.recorder);
             set_secret(&mut reader, "DATABASE_PASSWORD", "");
             set_secret(&mut reader, "DASHBOARD_DATABASE_URL", &database.dashboard);
@@ -230,13 +244,17 @@ fn set_secret(reader: &mut Reader, name: &str, value: &str) {
 fn collect<T>(problems: &mut Vec<String>, mut reader: Reader, read: impl FnOnce(&mut Reader) -> T) -> T {
     let settings = read(&mut reader);
     if let Err(SettingsError(found)) = reader.finish(()) {
-        let new = found
-            .into_iter()
-            .filter(|problem| !problems.contains(problem))
-            .collect::<Vec<_>>();
-        problems.extend(new);
+        note(problems, found);
     }
     settings
+}
+
+fn note(problems: &mut Vec<String>, found: Vec<String>) {
+    for problem in found {
+        if !problems.contains(&problem) {
+            problems.push(problem);
+        }
+    }
 }
 
 fn finish<T>(settings: T, problems: Vec<String>) -> Result<T, SettingsError> {
@@ -315,29 +333,16 @@ mod tests {
             recorder: "127.0.0.1:4711".parse().unwrap(),
             recorder_token: "recorder's".to_owned(),
             dashboard_token: Some("dashboard's".to_owned()),
-            database: Some(DatabaseUrls {
-                recorder: "postgres://writer@/t?host=/tmp/x".to_owned(),
-                dashboard: "postgres://reader@/t?host=/tmp/x".to_owned(),
-            }),
         };
-        let services = wiring.services(&environment).unwrap();
-        assert_eq!(
-            services.pixel.spool_dir,
-            Path::new("/elsewhere"),
-            "a given folder is kept"
-        );
-        assert_eq!(
-            services.pixel.recorder.urls,
-            ["http://127.0.0.1:4711".parse().unwrap()]
-        );
-        assert_eq!(services.pixel.trusted_proxies.len(), 2);
-        assert!(
-            services
-                .dashboard
-                .database
-                .unwrap()
-                .to_string()
-                .starts_with("reader@")
-        );
+        let private = DatabaseUrls {
+            recorder: "postgres://writer@/t?host=/tmp/x".to_owned(),
+            dashboard: "postgres://reader@/t?host=/tmp/x".to_owned(),
+        };
+        let pixel = wiring.pixel(&environment).unwrap();
+        let (_, dashboard) = wiring.behind(&environment, Some(&private)).unwrap();
+        assert_eq!(pixel.spool_dir, Path::new("/elsewhere"), "a given folder is kept");
+        assert_eq!(pixel.recorder.urls, ["http://127.0.0.1:4711".parse().unwrap()]);
+        assert_eq!(pixel.trusted_proxies.len(), 2);
+        assert!(dashboard.database.unwrap().to_string().starts_with("reader@"));
     }
 }
