@@ -423,6 +423,35 @@ async fn after_a_failed_sync_another_segment_is_begun_and_nothing_answered_is_lo
 }
 
 #[tokio::test]
+async fn a_disk_whose_syncs_keep_failing_is_degraded_all_along_and_leaves_no_litter() {
+    let disk = ForgetfulDisk::default();
+    let mut spool = open_on(disk.clone(), Path::new("/spool"), options());
+    append_all(&spool.spool, &numbered(0..2)).await;
+    assert_eq!(spool.take_all(), numbered(0..2));
+    disk.set_faults(|faults| faults.sync_fails = true);
+    spool.spool.append(b"failed".to_vec()).await.unwrap_err();
+    let syncs = disk.syncs_begun();
+    eventually("it tries by itself", || {
+        assert_eq!(spool.spool.failing(), Some(Failure::DiskError));
+        disk.syncs_begun() >= syncs + 2
+    })
+    .await;
+    let files = pixel::spool::files::Files::list(&disk, Path::new("/spool")).unwrap();
+    let segments = files.iter().filter(|(name, _)| name.contains(".seg")).count();
+    assert!(segments <= 2, "{files:?}");
+    disk.set_faults(|faults| faults.sync_fails = false);
+    eventually("it recovers by itself", || spool.spool.failing().is_none()).await;
+    append_all(&spool.spool, &numbered(2..4)).await;
+    assert_eq!((spool.take_all(), quarantined(&spool)), (numbered(2..4), 0));
+    let mut after = open_on(disk.after_power_cut(0), Path::new("/spool"), options());
+    let found = after.take_all();
+    assert!(
+        found.ends_with(&numbered(2..4)) && quarantined(&after) == 0,
+        "{found:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_full_disk_loses_only_what_it_refused() {
     let disk = ForgetfulDisk::default();
     let mut spool = open_on(disk.clone(), Path::new("/spool"), options());

@@ -91,6 +91,23 @@ pub(super) struct Writer {
     next_pause: Duration,
 }
 
+/// What became of a group.
+#[derive(Default)]
+struct Written {
+    taken: Vec<Append>,
+    refused: Vec<(Append, Failure)>,
+}
+
+impl Written {
+    fn none(group: Vec<Append>, failure: Failure) -> Self {
+        let refused = group.into_iter().map(|append| (append, failure)).collect();
+        Self {
+            taken: Vec::new(),
+            refused,
+        }
+    }
+}
+
 /// The segment that is written to.
 struct Active {
     first_seq: u64,
@@ -181,30 +198,30 @@ impl Writer {
         }
     }
 
-    /// Whether the disk has room, by writing a little behind the records and cutting it off again.
+    /// Whether the disk works, by writing and syncing a little behind the records and cutting it off again.
     fn can_write(&mut self) -> bool {
         let Some(active) = &self.active else { return false };
         let zeros = vec![0; usize::try_from(PROBE_BYTES).unwrap_or_default()];
         self.state.begin_access(self.started);
         let written = active.file.write_at(&zeros, active.written);
+        let synced = if written.is_ok() {
+            active.file.sync()
+        } else {
+            Ok(())
+        };
         let cut = active.file.set_len(active.written);
         self.state.end_access();
-        if cut.is_err() {
-            self.sync_answered();
+        if let Err(error) = synced.and(cut) {
             self.seal();
+            self.failed("try", &error);
+            return false;
         }
-        written.is_ok() && cut.is_ok()
+        written.is_ok()
     }
 
     /// Writes a group, syncs it as the policy says, and answers each of it.
     fn commit(&mut self, group: Vec<Append>) {
-        let (taken, refused) = match self.write(group) {
-            Ok(written) => written,
-            Err((group, failure)) => (
-                Vec::new(),
-                group.into_iter().map(|append| (append, failure)).collect(),
-            ),
-        };
+        let Written { taken, refused } = self.write(group);
         let outcome = if taken.is_empty() {
             Ok(())
         } else {
@@ -225,28 +242,21 @@ impl Writer {
         }
     }
 
-    /// Writes what fits into the spool's bound; returns what was written and what was not.
-    #[allow(
-        clippy::type_complexity,
-        reason = "both lists are used once, right where this is called"
-    )]
-    fn write(
-        &mut self,
-        group: Vec<Append>,
-    ) -> Result<(Vec<Append>, Vec<(Append, Failure)>), (Vec<Append>, Failure)> {
+    /// Writes what fits into the spool's bound.
+    fn write(&mut self, group: Vec<Append>) -> Written {
         if group.is_empty() {
-            return Ok((group, Vec::new()));
+            return Written::default();
         }
         if let Some(failure) = self.paused() {
-            return Err((group, failure));
+            return Written::none(group, failure);
         }
         let wanted = group.iter().map(|append| record_bytes(append.fact.len())).sum();
         self.make_room(wanted);
         if let Err(failure) = self.begin_segment_if_needed() {
-            return Err((group, failure));
+            return Written::none(group, failure);
         }
         let Some(active) = &mut self.active else {
-            return Err((group, Failure::DiskError));
+            return Written::none(group, Failure::DiskError);
         };
         let room = self
             .options
@@ -265,7 +275,7 @@ impl Writer {
             taken.push(append);
         }
         if taken.is_empty() {
-            return Ok((taken, refused));
+            return Written { taken, refused };
         }
         self.state.begin_access(self.started);
         let written = active.file.write_at(&self.buffer, active.written);
@@ -273,7 +283,7 @@ impl Writer {
         if let Err(error) = written {
             let failure = self.write_failed(&error, next_seq);
             taken.extend(refused.into_iter().map(|(append, _)| append));
-            return Err((taken, failure));
+            return Written::none(taken, failure);
         }
         active.written += to_u64(self.buffer.len());
         active.unsynced += to_u64(taken.len());
@@ -284,7 +294,7 @@ impl Writer {
         if let Some(last) = accounts.segments.back_mut() {
             last.file_bytes = active.written;
         }
-        Ok((taken, refused))
+        Written { taken, refused }
     }
 
     /// If the bound is near: seals the active segment once its facts are all settled, so that its room is free again.
@@ -375,20 +385,32 @@ impl Writer {
         })
     }
 
-    /// Removes a segment that did not come into being. If even that fails, its number is left out, so that the next try
-    /// has another name.
+    /// Removes the file of a segment without records. If even that fails, its number is left out, so that the next one has
+    /// another name.
     fn forget_file(&self, path: &Path) {
         if self.shared.files.remove(path).is_err() {
             self.shared.accounts().next_seq += 1;
         }
     }
 
+    /// Writes no more to the active segment. One without records is removed, or a disk that keeps failing would fill the
+    /// folder with them.
     fn seal(&mut self) {
-        if self.active.take().is_some()
-            && let Some(last) = self.shared.accounts().segments.back_mut()
-        {
-            last.sealed = true;
+        let Some(active) = self.active.take() else { return };
+        let mut accounts = self.shared.accounts();
+        if active.next_seq > active.first_seq {
+            if let Some(last) = accounts.segments.back_mut() {
+                last.sealed = true;
+            }
+            return;
         }
+        if let Some(empty) = accounts.segments.pop_back() {
+            accounts.bytes = accounts.bytes.saturating_sub(empty.file_bytes);
+        }
+        // The reader may have it open, and tells segments apart by their numbers.
+        accounts.next_seq = accounts.next_seq.max(active.first_seq + 1);
+        drop(accounts);
+        self.forget_file(&self.shared.segment_path(active.first_seq));
     }
 
     fn sync_as_due(&mut self, unanswered: u64) -> Result<(), Failure> {
