@@ -3,7 +3,7 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -59,6 +59,7 @@ impl Faults {
 #[derive(Debug)]
 pub struct FaultProxy {
     address: SocketAddr,
+    server: Arc<Mutex<SocketAddr>>,
     faults: watch::Sender<Faults>,
     open: Arc<AtomicUsize>,
     listening: watch::Receiver<bool>,
@@ -75,15 +76,17 @@ impl FaultProxy {
         let (faults, seen) = watch::channel(Faults::default());
         let (now_listening, listening) = watch::channel(true);
         let open = Arc::new(AtomicUsize::new(0));
+        let server = Arc::new(Mutex::new(server));
         let acceptor = Acceptor {
             address,
-            server,
+            server: Arc::clone(&server),
             faults: seen,
             open: Arc::clone(&open),
             now_listening,
         };
         Self {
             address,
+            server,
             faults,
             open,
             listening,
@@ -94,6 +97,11 @@ impl FaultProxy {
     /// Where clients connect.
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// From now on new connections lead to `server`, as after a failover. Those there are stay where they are.
+    pub fn lead_to(&self, server: SocketAddr) {
+        *self.server.lock().unwrap_or_else(PoisonError::into_inner) = server;
     }
 
     /// How many connections go through it now.
@@ -165,7 +173,7 @@ impl Drop for FaultProxy {
 
 struct Acceptor {
     address: SocketAddr,
-    server: SocketAddr,
+    server: Arc<Mutex<SocketAddr>>,
     faults: watch::Receiver<Faults>,
     open: Arc<AtomicUsize>,
     now_listening: watch::Sender<bool>,
@@ -190,7 +198,8 @@ impl Acceptor {
     }
 
     fn serve(&self, client: TcpStream) {
-        let (server, faults, open) = (self.server, self.faults.clone(), Arc::clone(&self.open));
+        let server = *self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        let (faults, open) = (self.faults.clone(), Arc::clone(&self.open));
         tokio::spawn(async move {
             open.fetch_add(1, Ordering::SeqCst);
             carry(client, server, faults).await;

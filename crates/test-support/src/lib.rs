@@ -48,6 +48,7 @@ pub mod http;
 mod net;
 mod postgres;
 mod spawned;
+pub mod tables;
 mod wait;
 mod watchdog;
 

@@ -54,7 +54,12 @@ impl PrivatePostgres {
 
     /// A server of the caller's own, whose databases are empty until [`migrate_template`](Self::migrate_template).
     pub async fn start() -> Self {
-        let server = Server::start().await;
+        Self::start_with(&[]).await
+    }
+
+    /// The same with `settings` of its own, such as `max_connections=20`.
+    pub async fn start_with(settings: &[&str]) -> Self {
+        let server = Server::start(settings).await;
         let postgres = Self {
             server: Arc::new(server),
             databases: Arc::default(),
@@ -123,9 +128,76 @@ impl PrivatePostgres {
         self.server.end(rustix::process::Signal::INT).await;
     }
 
+    /// Ends it as the kernel would for want of memory: the postmaster by SIGKILL, whereupon its backends end themselves.
+    pub async fn kill(&self) {
+        self.server.kill().await;
+    }
+
+    /// Ends one of `role`'s backends by SIGKILL, whereupon the postmaster ends all others and recovers. False if `role` has
+    /// none.
+    pub async fn kill_backend_of(&self, role: &str) -> bool {
+        let statement = "select pid from pg_stat_activity where usename = $1 order by random() limit 1";
+        let admin = self.superuser("postgres").await;
+        let found = admin
+            .query_opt(statement, &[&role])
+            .await
+            .expect("looking for a backend");
+        let pid = found.and_then(|row| rustix::process::Pid::from_raw(row.get(0)));
+        pid.is_some_and(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok())
+    }
+
+    /// Stops all its processes where they are, by SIGSTOP; to the others it just does not answer.
+    pub fn freeze(&self) {
+        self.server.signal_all(rustix::process::Signal::STOP);
+    }
+
+    /// Lets it go on after [`freeze`](Self::freeze).
+    pub fn thaw(&self) {
+        self.server.signal_all(rustix::process::Signal::CONT);
+    }
+
+    /// A hot standby of it. From then on each commit waits until the standby has it.
+    pub async fn standby(&self) -> Self {
+        let server = self.server.standby().await;
+        let admin = self.superuser("postgres").await;
+        for statement in [
+            "alter system set synchronous_standby_names = '*'",
+            "select pg_reload_conf()",
+        ] {
+            admin
+                .batch_execute(statement)
+                .await
+                .expect("asking for synchronous commits");
+        }
+        crate::eventually("the standby is synchronous", async || {
+            let statement = "select 1 from pg_stat_replication where sync_state in ('sync', 'quorum')";
+            admin.query_opt(statement, &[]).await.ok()?
+        })
+        .await;
+        Self {
+            server: Arc::new(server),
+            databases: Arc::clone(&self.databases),
+        }
+    }
+
+    /// Makes a standby the primary, once it has taken in all that it got.
+    pub async fn promote(&self) {
+        let admin = self.superuser("postgres").await;
+        let promoted = admin
+            .query_one("select pg_promote()", &[])
+            .await
+            .expect("promoting a standby");
+        assert!(promoted.get::<_, bool>(0), "the standby was not promoted in time");
+    }
+
     /// Starts it again, on the same data and the same port.
     pub async fn start_again(&self) {
         self.server.launch().await;
+    }
+
+    /// Whether it takes connections.
+    pub async fn answers(&self) -> bool {
+        self.server.answers().await
     }
 
     /// Puts a file that only the server may read, such as its TLS key, into its data folder.

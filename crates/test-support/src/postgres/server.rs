@@ -34,7 +34,8 @@ const SETTINGS: [&str; 12] = [
 ];
 
 /// The trust of the socket spares tests the passwords; TCP asks for them, so that tests can.
-const ACCESS: &str = "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
+const ACCESS: &str =
+    "local all all trust\nlocal replication all trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
 
 /// Ends what still runs on the folder `$1`, and removes it.
 const CLEAR_UP: &str = r#"
@@ -55,21 +56,57 @@ pub(super) struct Server {
     binaries: PathBuf,
     account: Option<Account>,
     port: u16,
+    /// Beyond [`SETTINGS`].
+    settings: Vec<String>,
     process: Mutex<Option<Child>>,
     _watchdog: Watchdog,
 }
 
 impl Server {
-    pub(super) async fn start() -> Self {
-        let server = tokio::task::spawn_blocking(Self::prepare)
+    pub(super) async fn start(settings: &[&str]) -> Self {
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        Self::launched(move || {
+            let server = Self::prepare(settings);
+            server.init();
+            server
+        })
+        .await
+    }
+
+    /// A hot standby of this server, which follows it through its socket.
+    pub(super) async fn standby(&self) -> Self {
+        let primary = self.folder.path().to_owned();
+        let (port, settings) = (self.port.to_string(), self.settings.clone());
+        Self::launched(move || {
+            let server = Self::prepare(settings);
+            let copied = server
+                .command("pg_basebackup")
+                .args(["--checkpoint=fast", "--write-recovery-conf", "--no-sync"])
+                .arg("--host")
+                .arg(&primary)
+                .args(["--port", &port, "--username", SUPERUSER])
+                .output()
+                .expect("running pg_basebackup");
+            assert!(
+                copied.status.success(),
+                "pg_basebackup failed: {}",
+                String::from_utf8_lossy(&copied.stderr)
+            );
+            server
+        })
+        .await
+    }
+
+    async fn launched(prepare: impl FnOnce() -> Self + Send + 'static) -> Self {
+        let server = tokio::task::spawn_blocking(prepare)
             .await
             .expect("preparing a PostgreSQL server");
         server.launch().await;
         server
     }
 
-    /// The folder with a cluster in it, not yet running.
-    fn prepare() -> Self {
+    /// The folder of a cluster to be.
+    fn prepare(settings: Vec<String>) -> Self {
         // TMPDIR may be closed to the account that runs the server, or too long.
         let parents = [PathBuf::from("/tmp"), std::env::temp_dir()];
         let folder = tempfile::Builder::new()
@@ -86,16 +123,15 @@ impl Server {
         if let Some(account) = account {
             account.owns(folder.path());
         }
-        let server = Self {
+        Self {
             _watchdog: Watchdog::start(CLEAR_UP, &[folder.path().as_os_str()]),
             folder,
             binaries: binaries(),
             account,
             port: free_port(),
+            settings,
             process: Mutex::default(),
-        };
-        server.init();
-        server
+        }
     }
 
     fn init(&self) {
@@ -145,7 +181,10 @@ impl Server {
             .arg("-k")
             .arg(self.folder.path())
             .args(["-p", &self.port.to_string()]);
-        for setting in SETTINGS {
+        for setting in SETTINGS
+            .into_iter()
+            .chain(self.settings.iter().map(String::as_str))
+        {
             command.args(["-c", setting]);
         }
         let child = command
@@ -184,6 +223,48 @@ impl Server {
             ended.then(|| *process = None)
         })
         .await;
+    }
+
+    /// Kills the postmaster and waits until nobody uses its memory any more, or it could not start again.
+    pub(super) async fn kill(&self) {
+        let backends = self.children();
+        self.end(Signal::KILL).await;
+        eventually("the backends of the killed server have ended", async || {
+            let gone = |pid: &Pid| fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).is_err();
+            backends.iter().all(gone).then_some(())
+        })
+        .await;
+    }
+
+    /// Sends `signal` to the postmaster, and then to all the processes it has started.
+    pub(super) fn signal_all(&self, signal: Signal) {
+        self.send(signal);
+        for child in self.children() {
+            let _ = kill_process(child, signal); // it may have ended by itself
+        }
+    }
+
+    /// The postmaster's processes.
+    fn children(&self) -> Vec<Pid> {
+        let process = self.process.lock().expect("no test panicked here");
+        let Some(postmaster) = process.as_ref().map(Child::id) else {
+            return Vec::new();
+        };
+        let entries = fs::read_dir("/proc").expect("reading /proc").flatten();
+        entries
+            .filter_map(|entry| {
+                let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+                let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+                // The name, in brackets, may hold anything; the state and the parent follow it.
+                let (_, after_name) = stat.rsplit_once(") ")?;
+                let parent: u32 = after_name.split(' ').nth(1)?.parse().ok()?;
+                (parent == postmaster).then(|| Pid::from_raw(pid))?
+            })
+            .collect()
+    }
+
+    pub(super) async fn answers(&self) -> bool {
+        self.connect(SUPERUSER, "postgres").await.is_ok()
     }
 
     fn send(&self, signal: Signal) {

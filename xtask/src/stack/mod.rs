@@ -1,0 +1,221 @@
+//! Everything that runs: a private PostgreSQL, recorders, pixels and a dashboard, each a process of its own, with lines
+//! between them that can be made to fail.
+
+mod service;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::Context;
+use test_support::{FaultProxy, OWNER_PASSWORD, PrivatePostgres, TestDatabase, free_port};
+
+pub(crate) use self::service::Service;
+use crate::programs::Programs;
+
+const RECORDER_TOKEN: &str = "recorder-of-the-stack";
+const RECORDER_PASSWORD: &str = "recorder@stack";
+const DASHBOARD_PASSWORD: &str = "dashboard@stack";
+/// What the dashboard wants to be shown.
+pub(crate) const DASHBOARD_TOKEN: &str = "dashboard-of-the-stack";
+
+/// What a stack is made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) pixels: Vec<PixelPlan>,
+    pub(crate) recorders: usize,
+    pub(crate) dedup_window_ms: i64,
+    /// Whether bytes go through proxies that can fail, rather than directly.
+    pub(crate) failing_lines: bool,
+}
+
+/// What is special about a pixel.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PixelPlan {
+    /// Where its spool is, if not in the stack's folder.
+    pub(crate) spool: Option<PathBuf>,
+    /// Added to its environment.
+    pub(crate) variables: Vec<(String, String)>,
+}
+
+/// What runs. Dropped, all of it ends and its folder goes.
+pub(crate) struct Stack {
+    pub(crate) pixels: Vec<Service>,
+    pub(crate) recorders: Vec<Service>,
+    pub(crate) dashboard: Service,
+    pub(crate) lines: Vec<Line>,
+    pub(crate) database: TestDatabase,
+    pub(crate) postgres: PrivatePostgres,
+}
+
+/// A line between two parties, through a proxy.
+pub(crate) struct Line {
+    pub(crate) name: String,
+    pub(crate) ends: Ends,
+    pub(crate) proxy: FaultProxy,
+}
+
+/// Which kinds of parties a line is between; the first connects to the second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ends {
+    /// The load to the pixel of this index.
+    LoadToPixel(usize),
+    PixelToRecorder,
+    ToPostgres,
+}
+
+impl Stack {
+    /// Starts everything, and waits until all of it is ready. Logs and spools are kept below `folder`.
+    pub(crate) async fn start(programs: &Programs, plan: &Plan, folder: &Path) -> anyhow::Result<Self> {
+        let postgres = PrivatePostgres::start().await;
+        let database = postgres.database().await;
+        migrate(programs, &database)?;
+        let mut lines = Vec::new();
+
+        let mut recorders = Vec::new();
+        for index in 0..plan.recorders {
+            let name = format!("recorder-{index}");
+            let to_postgres = line(&mut lines, plan, &name, Ends::ToPostgres, postgres.tcp_address()).await;
+            let mut variables = environment();
+            variables.extend(owned(&[
+                ("RECORDER_TOKEN", RECORDER_TOKEN),
+                (
+                    "DATABASE_URL",
+                    &database.tcp_url_through("email_tracker_recorder", to_postgres),
+                ),
+                ("DATABASE_PASSWORD", RECORDER_PASSWORD),
+                ("DEDUP_WINDOW_MS", &plan.dedup_window_ms.to_string()),
+            ]));
+            recorders.push(Service::new(programs, "recorder", &name, variables, folder));
+        }
+
+        let mut pixels = Vec::new();
+        for (index, special) in plan.pixels.iter().enumerate() {
+            let name = format!("pixel-{index}");
+            let mut urls = Vec::new();
+            for recorder in &recorders {
+                let way = format!("{name} to {}", recorder.name);
+                let to = line(&mut lines, plan, &way, Ends::PixelToRecorder, recorder.address).await;
+                urls.push(format!("http://{to}"));
+            }
+            let spool = special
+                .spool
+                .clone()
+                .unwrap_or_else(|| folder.join(format!("spool-{index}")));
+            let mut variables = environment();
+            variables.extend(owned(&[
+                ("RECORDER_URL", &urls.join(",")),
+                ("RECORDER_TOKEN", RECORDER_TOKEN),
+                ("SPOOL_DIR", spool.to_str().context("a path in UTF-8")?),
+                ("TRUSTED_PROXIES", "127.0.0.0/8"),
+            ]));
+            variables.extend(special.variables.iter().cloned());
+            let pixel = Service::new(programs, "pixel", &name, variables, folder);
+            line(
+                &mut lines,
+                plan,
+                &format!("load to {name}"),
+                Ends::LoadToPixel(index),
+                pixel.address,
+            )
+            .await;
+            pixels.push(pixel);
+        }
+
+        let to_postgres = line(
+            &mut lines,
+            plan,
+            "dashboard",
+            Ends::ToPostgres,
+            postgres.tcp_address(),
+        )
+        .await;
+        let mut variables = environment();
+        variables.extend(owned(&[
+            (
+                "DASHBOARD_DATABASE_URL",
+                &database.tcp_url_through("email_tracker_dashboard", to_postgres),
+            ),
+            ("DASHBOARD_DB_PASSWORD", DASHBOARD_PASSWORD),
+            ("DASHBOARD_TOKEN", DASHBOARD_TOKEN),
+        ]));
+        let dashboard = Service::new(programs, "dashboard", "dashboard", variables, folder);
+
+        let mut stack = Self {
+            pixels,
+            recorders,
+            dashboard,
+            lines,
+            database,
+            postgres,
+        };
+        for service in stack.services_mut() {
+            service.start();
+        }
+        for service in stack.services_mut() {
+            service.ready().await;
+        }
+        Ok(stack)
+    }
+
+    pub(crate) fn services_mut(&mut self) -> impl Iterator<Item = &mut Service> {
+        self.recorders
+            .iter_mut()
+            .chain(&mut self.pixels)
+            .chain([&mut self.dashboard])
+    }
+}
+
+/// Gives the roles and tables to the database.
+fn migrate(programs: &Programs, database: &TestDatabase) -> anyhow::Result<()> {
+    let done = programs
+        .command("email-tracker")
+        .arg("migrate")
+        .env("DATABASE_URL", database.tcp_url_of(test_support::OWNER))
+        .env("DATABASE_PASSWORD", OWNER_PASSWORD)
+        .env("RECORDER_DB_PASSWORD", RECORDER_PASSWORD)
+        .env("DASHBOARD_DB_PASSWORD", DASHBOARD_PASSWORD)
+        .output()?;
+    anyhow::ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    Ok(())
+}
+
+/// The address by which to reach `to`: its own, or that of a proxy before it.
+async fn line(lines: &mut Vec<Line>, plan: &Plan, name: &str, ends: Ends, to: SocketAddr) -> SocketAddr {
+    if !plan.failing_lines {
+        return to;
+    }
+    let proxy = FaultProxy::start(to).await;
+    let address = proxy.address();
+    lines.push(Line {
+        name: name.to_owned(),
+        ends,
+        proxy,
+    });
+    address
+}
+
+/// Ports of its own for each service, the same whenever it is started.
+fn environment() -> Vec<(String, String)> {
+    owned(&[
+        ("LISTEN", &Ipv4Addr::LOCALHOST.to_string()),
+        ("PORT", &free_port().to_string()),
+        ("ADMIN_PORT", &free_port().to_string()),
+        ("SHUTDOWN_GRACE_SECONDS", "5"),
+    ])
+}
+
+fn owned(variables: &[(&str, &str)]) -> Vec<(String, String)> {
+    variables
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+/// Adds the variables to the command.
+pub(crate) fn with(mut command: Command, variables: &[(String, String)]) -> Command {
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
+    command
+}
