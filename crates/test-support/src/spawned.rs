@@ -6,7 +6,8 @@ use std::{
     os::unix::process::CommandExt,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
-    thread,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
@@ -19,10 +20,20 @@ use crate::{eventually, watchdog::Watchdog};
 pub struct Spawned {
     child: Child,
     ended: Option<ExitStatus>,
-    stdout: Arc<Mutex<String>>,
-    stderr: Arc<Mutex<String>>,
+    stdout: Kept,
+    stderr: Kept,
     _watchdog: Watchdog,
 }
+
+/// What one output has said so far, and the thread that reads on.
+#[derive(Debug)]
+struct Kept {
+    text: Arc<Mutex<String>>,
+    reader: JoinHandle<()>,
+}
+
+/// How long to wait for the last words of a program that has ended: what it started may hold its outputs open for ever.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 impl Spawned {
     /// Starts `command` with its output captured, its input empty, and a process group of its own.
@@ -64,25 +75,35 @@ impl Spawned {
         self.ended
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and for what it wrote before.
     pub async fn exit(&mut self) -> ExitStatus {
-        eventually("the program ends", async || self.try_exit()).await
+        let status = eventually("the program ends", async || self.try_exit()).await;
+        let ended = Instant::now();
+        while !self.has_said_all() && ended.elapsed() < LAST_WORDS {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        status
+    }
+
+    fn has_said_all(&self) -> bool {
+        self.stdout.reader.is_finished() && self.stderr.reader.is_finished()
     }
 
     /// What it has written to its standard output so far.
     pub fn stdout(&self) -> String {
-        self.stdout.lock().expect("readers do not panic").clone()
+        self.stdout.text.lock().expect("readers do not panic").clone()
     }
 
     /// What it has written to its standard error so far.
     pub fn stderr(&self) -> String {
-        self.stderr.lock().expect("readers do not panic").clone()
+        self.stderr.text.lock().expect("readers do not panic").clone()
     }
 
     /// Waits until it has written a line with `text` to either output, and gives that line; panics if it ends first.
     pub async fn line_with(&mut self, text: &str) -> String {
         eventually(&format!("the program writes {text:?}"), async || {
-            let ended = self.try_exit(); // asked first, so that its last words are not missed
+            // Asked first, so that its last words are not missed.
+            let ended = self.try_exit().filter(|_| self.has_said_all());
             let (stdout, stderr) = (self.stdout(), self.stderr());
             let complete = |output: &str| output.rfind('\n').map_or(0, |end| end + 1);
             let found = [&stdout, &stderr]
@@ -113,10 +134,10 @@ impl Drop for Spawned {
     }
 }
 
-fn keep(from: impl Read + Send + 'static) -> Arc<Mutex<String>> {
-    let kept = Arc::new(Mutex::new(String::new()));
-    let into = Arc::clone(&kept);
-    thread::spawn(move || {
+fn keep(from: impl Read + Send + 'static) -> Kept {
+    let text = Arc::new(Mutex::new(String::new()));
+    let into = Arc::clone(&text);
+    let reader = thread::spawn(move || {
         let mut from = BufReader::new(from);
         let mut line = Vec::new();
         while from.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
@@ -126,5 +147,5 @@ fn keep(from: impl Read + Send + 'static) -> Arc<Mutex<String>> {
             line.clear();
         }
     });
-    kept
+    Kept { text, reader }
 }
