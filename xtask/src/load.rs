@@ -92,6 +92,8 @@ pub(crate) struct Sent {
     pub(crate) by_line: bool,
     pub(crate) sent: Moment,
     pub(crate) ended: Moment,
+    /// When the connection was last known to work: at its last answer, or, if it is new, when this was sent.
+    pub(crate) connection_good_at: Instant,
     /// The status and, for a mark, its time; or how the connection failed.
     pub(crate) outcome: Result<Answered, String>,
 }
@@ -134,7 +136,7 @@ struct Client {
     shape: Shape,
     number: usize,
     ways: Arc<[Way]>,
-    connections: Vec<Option<Connection>>,
+    connections: Vec<Option<(Connection, Instant)>>,
     random: StdRng,
     count: u64,
 }
@@ -176,6 +178,8 @@ impl Client {
         let mut sent = self.next_request();
         let request = bytes(&sent, self.ways[sent.pixel].direct);
         sent.sent = Moment::now();
+        let kept = self.connections[sent.pixel].as_ref();
+        sent.connection_good_at = kept.map_or(sent.sent.instant, |(_, good_at)| *good_at);
         let outcome = self.exchange(&sent, &request).await;
         sent.ended = Moment::now();
         sent.outcome = outcome.map_err(|error| error.to_string());
@@ -185,12 +189,12 @@ impl Client {
     async fn exchange(&mut self, sent: &Sent, request: &[u8]) -> std::io::Result<Answered> {
         let way = self.ways[sent.pixel];
         let mut connection = match self.connections[sent.pixel].take() {
-            Some(connection) => connection,
+            Some((connection, _)) => connection,
             None => Connection::open(if sent.by_line { way.line } else { way.direct }).await?,
         };
         let answer = connection.exchange(request).await?;
         if !answer.closes {
-            self.connections[sent.pixel] = Some(connection);
+            self.connections[sent.pixel] = Some((connection, Instant::now()));
         }
         let recorded_at_ms = match &sent.what {
             What::Hit(_) => None,
@@ -248,6 +252,7 @@ impl Client {
             by_line: self.number % 2 == 1,
             sent: now,
             ended: now,
+            connection_good_at: now.instant,
             outcome: Err("not sent".to_owned()),
         }
     }

@@ -113,6 +113,11 @@ impl PrivatePostgres {
         self.server.superuser(name).await
     }
 
+    /// The URL of `role` at the database `name`, over the Unix socket.
+    pub fn url_of(&self, role: &str, name: &str) -> String {
+        self.server.socket_url(role, name)
+    }
+
     /// Where it listens besides its socket.
     pub fn tcp_address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.server.port()).into()
