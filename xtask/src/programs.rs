@@ -1,6 +1,7 @@
 //! The services' programs, built and started.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -40,7 +41,18 @@ impl Programs {
         })
     }
 
-    /// Starts `name` with no environment but what the caller adds.
+    /// Copies of them, so that a build in the meantime changes nothing of what runs.
+    pub(crate) fn copied_to(&self, folder: PathBuf) -> anyhow::Result<Self> {
+        fs::create_dir_all(&folder)?;
+        for name in PACKAGES {
+            let copy = folder.join(name);
+            let _ = fs::remove_file(&copy); // one that runs cannot be written to
+            fs::copy(self.folder.join(name), &copy).with_context(|| format!("copying {name}"))?;
+        }
+        Ok(Self { folder })
+    }
+
+    /// A command to start `name` with no environment but what the caller adds.
     pub(crate) fn command(&self, name: &str) -> Command {
         let mut command = Command::new(self.folder.join(name));
         command

@@ -170,6 +170,7 @@ pub(crate) async fn run_line(line: &Line, windows: &Windows, pacing: &Pacing, la
         Ends::LoadToPixel(_) => "line load-pixel",
         Ends::PixelToRecorder => "line pixel-recorder",
         Ends::ToPostgres => "line to PostgreSQL",
+        Ends::LoadToDashboard => "line reader-dashboard",
     };
     for timed in lane {
         if !pacing.reach(timed, target, timed.fault.name()).await {

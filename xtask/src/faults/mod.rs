@@ -47,6 +47,9 @@ const SETTLE: Duration = Duration::from_mins(2);
 /// Short, so that in half a minute there are hits within and beyond it.
 const DEDUP_WINDOW_MS: i64 = 1_500;
 
+/// The workspace.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
 /// How much of it.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
@@ -86,7 +89,8 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         fake_clock::library().is_some(),
         "the clocks of pixels are faked by libfaketime: please install it (apt-get install libfaketime)"
     );
-    let programs = Programs::build(options.release)?;
+    let programs =
+        Programs::build(options.release)?.copied_to(Path::new(ROOT).join("target/faults/programs"))?;
     let turns = Arc::new(Semaphore::new(options.at_once));
     let mut running = JoinSet::new();
     let mut left_out = 0;
@@ -253,7 +257,8 @@ async fn inject(
         let stop = stop.clone();
         async move { load::run(&shape, &ways, stop).await }
     });
-    let watching = tokio::spawn(watch::dashboard(dashboard.address, stop.clone()));
+    let to_dashboard = line_of(&lines, Ends::LoadToDashboard).proxy.address();
+    let watching = tokio::spawn(watch::dashboard(to_dashboard, stop.clone()));
 
     let lasts = Duration::from_secs(schedule.seconds);
     let pacing = Pacing::new(lasts, Counts::default());
@@ -342,20 +347,21 @@ fn is_spared(schedule: &Schedule, line: &Line) -> bool {
 }
 
 fn ways(pixels: &[Service], lines: &[Line]) -> Vec<Way> {
-    let to = |index: usize| {
-        lines
-            .iter()
-            .find(|line| line.ends == Ends::LoadToPixel(index))
-            .expect("a line to each pixel")
-    };
     pixels
         .iter()
         .enumerate()
         .map(|(index, pixel)| Way {
             direct: pixel.address,
-            line: to(index).proxy.address(),
+            line: line_of(lines, Ends::LoadToPixel(index)).proxy.address(),
         })
         .collect()
+}
+
+fn line_of(lines: &[Line], ends: Ends) -> &Line {
+    lines
+        .iter()
+        .find(|line| line.ends == ends)
+        .expect("a stack with such a line")
 }
 
 /// Waits until the pixels have nothing left to forward.

@@ -162,8 +162,9 @@ impl Schedule {
             let among = postgres.len().min(2);
             postgres.insert(random.random_range(0..=among), failover);
         }
-        // Each recorder to PostgreSQL, each pixel to each recorder and the load to it, the dashboard to PostgreSQL.
-        let lines = RECORDERS + PIXELS * (RECORDERS + 1) + 1;
+        // Each recorder to PostgreSQL, each pixel to each recorder and the load to it, the dashboard to PostgreSQL and its
+        // reader to it.
+        let lines = RECORDERS + PIXELS * (RECORDERS + 1) + 2;
         let lines = (0..lines)
             .map(|_| lane(random, seconds, 9.0, line_fault))
             .collect();

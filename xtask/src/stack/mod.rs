@@ -52,7 +52,6 @@ pub(crate) struct Stack {
 
 /// A line between two parties, through a proxy.
 pub(crate) struct Line {
-    pub(crate) name: String,
     pub(crate) ends: Ends,
     pub(crate) proxy: FaultProxy,
 }
@@ -64,6 +63,7 @@ pub(crate) enum Ends {
     LoadToPixel(usize),
     PixelToRecorder,
     ToPostgres,
+    LoadToDashboard,
 }
 
 impl Stack {
@@ -72,82 +72,26 @@ impl Stack {
         let postgres = PrivatePostgres::start().await;
         let database = postgres.database().await;
         migrate(programs, &database)?;
-        let mut lines = Vec::new();
-
+        let mut maker = Maker {
+            programs,
+            plan,
+            folder,
+            lines: Vec::new(),
+        };
         let mut recorders = Vec::new();
         for index in 0..plan.recorders {
-            let name = format!("recorder-{index}");
-            let to_postgres = line(&mut lines, plan, &name, Ends::ToPostgres, postgres.tcp_address()).await;
-            let mut variables = environment();
-            variables.extend(owned(&[
-                ("RECORDER_TOKEN", RECORDER_TOKEN),
-                (
-                    "DATABASE_URL",
-                    &database.tcp_url_through("email_tracker_recorder", to_postgres),
-                ),
-                ("DATABASE_PASSWORD", RECORDER_PASSWORD),
-                ("DEDUP_WINDOW_MS", &plan.dedup_window_ms.to_string()),
-            ]));
-            recorders.push(Service::new(programs, "recorder", &name, variables, folder));
+            recorders.push(maker.recorder(index, &postgres, &database).await);
         }
-
         let mut pixels = Vec::new();
         for (index, special) in plan.pixels.iter().enumerate() {
-            let name = format!("pixel-{index}");
-            let mut urls = Vec::new();
-            for recorder in &recorders {
-                let way = format!("{name} to {}", recorder.name);
-                let to = line(&mut lines, plan, &way, Ends::PixelToRecorder, recorder.address).await;
-                urls.push(format!("http://{to}"));
-            }
-            let spool = special
-                .spool
-                .clone()
-                .unwrap_or_else(|| folder.join(format!("spool-{index}")));
-            let mut variables = environment();
-            variables.extend(owned(&[
-                ("RECORDER_URL", &urls.join(",")),
-                ("RECORDER_TOKEN", RECORDER_TOKEN),
-                ("SPOOL_DIR", spool.to_str().context("a path in UTF-8")?),
-                ("TRUSTED_PROXIES", "127.0.0.0/8"),
-            ]));
-            variables.extend(special.variables.iter().cloned());
-            let pixel = Service::new(programs, "pixel", &name, variables, folder);
-            line(
-                &mut lines,
-                plan,
-                &format!("load to {name}"),
-                Ends::LoadToPixel(index),
-                pixel.address,
-            )
-            .await;
-            pixels.push(pixel);
+            pixels.push(maker.pixel(index, special, &recorders).await?);
         }
-
-        let to_postgres = line(
-            &mut lines,
-            plan,
-            "dashboard",
-            Ends::ToPostgres,
-            postgres.tcp_address(),
-        )
-        .await;
-        let mut variables = environment();
-        variables.extend(owned(&[
-            (
-                "DASHBOARD_DATABASE_URL",
-                &database.tcp_url_through("email_tracker_dashboard", to_postgres),
-            ),
-            ("DASHBOARD_DB_PASSWORD", DASHBOARD_PASSWORD),
-            ("DASHBOARD_TOKEN", DASHBOARD_TOKEN),
-        ]));
-        let dashboard = Service::new(programs, "dashboard", "dashboard", variables, folder);
-
+        let dashboard = maker.dashboard(&postgres, &database).await;
         let mut stack = Self {
             pixels,
             recorders,
             dashboard,
-            lines,
+            lines: maker.lines,
             database,
             postgres,
         };
@@ -168,6 +112,97 @@ impl Stack {
     }
 }
 
+/// Makes the services of a stack, and the lines between them.
+struct Maker<'a> {
+    programs: &'a Programs,
+    plan: &'a Plan,
+    folder: &'a Path,
+    lines: Vec<Line>,
+}
+
+impl Maker<'_> {
+    async fn recorder(
+        &mut self,
+        index: usize,
+        postgres: &PrivatePostgres,
+        database: &TestDatabase,
+    ) -> Service {
+        let way = self.line(Ends::ToPostgres, postgres.tcp_address()).await;
+        let variables = owned(&[
+            ("RECORDER_TOKEN", RECORDER_TOKEN),
+            (
+                "DATABASE_URL",
+                &database.tcp_url_through("email_tracker_recorder", way),
+            ),
+            ("DATABASE_PASSWORD", RECORDER_PASSWORD),
+            ("DEDUP_WINDOW_MS", &self.plan.dedup_window_ms.to_string()),
+        ]);
+        self.service("recorder", &format!("recorder-{index}"), variables)
+    }
+
+    async fn pixel(
+        &mut self,
+        index: usize,
+        special: &PixelPlan,
+        recorders: &[Service],
+    ) -> anyhow::Result<Service> {
+        let mut urls = Vec::new();
+        for recorder in recorders {
+            let way = self.line(Ends::PixelToRecorder, recorder.address).await;
+            urls.push(format!("http://{way}"));
+        }
+        let own = self.folder.join(format!("spool-{index}"));
+        let spool = special.spool.as_ref().unwrap_or(&own);
+        let mut variables = owned(&[
+            ("RECORDER_URL", &urls.join(",")),
+            ("RECORDER_TOKEN", RECORDER_TOKEN),
+            ("SPOOL_DIR", spool.to_str().context("a path in UTF-8")?),
+            ("TRUSTED_PROXIES", "127.0.0.0/8"),
+        ]);
+        variables.extend(special.variables.iter().cloned());
+        let pixel = self.service("pixel", &format!("pixel-{index}"), variables);
+        self.line(Ends::LoadToPixel(index), pixel.address).await;
+        Ok(pixel)
+    }
+
+    async fn dashboard(&mut self, postgres: &PrivatePostgres, database: &TestDatabase) -> Service {
+        let way = self.line(Ends::ToPostgres, postgres.tcp_address()).await;
+        let variables = owned(&[
+            (
+                "DASHBOARD_DATABASE_URL",
+                &database.tcp_url_through("email_tracker_dashboard", way),
+            ),
+            ("DASHBOARD_DB_PASSWORD", DASHBOARD_PASSWORD),
+            ("DASHBOARD_TOKEN", DASHBOARD_TOKEN),
+        ]);
+        let dashboard = self.service("dashboard", "dashboard", variables);
+        self.line(Ends::LoadToDashboard, dashboard.address).await;
+        dashboard
+    }
+
+    fn service(&self, program: &'static str, name: &str, mut variables: Vec<(String, String)>) -> Service {
+        // Ports of its own, the same whenever it is started.
+        variables.extend(owned(&[
+            ("LISTEN", &Ipv4Addr::LOCALHOST.to_string()),
+            ("PORT", &free_port().to_string()),
+            ("ADMIN_PORT", &free_port().to_string()),
+            ("SHUTDOWN_GRACE_SECONDS", "5"),
+        ]));
+        Service::new(self.programs, program, name, variables, self.folder)
+    }
+
+    /// The address by which to reach `to`: its own, or that of a proxy before it.
+    async fn line(&mut self, ends: Ends, to: SocketAddr) -> SocketAddr {
+        if !self.plan.failing_lines {
+            return to;
+        }
+        let proxy = FaultProxy::start(to).await;
+        let address = proxy.address();
+        self.lines.push(Line { ends, proxy });
+        address
+    }
+}
+
 /// Gives the roles and tables to the database.
 fn migrate(programs: &Programs, database: &TestDatabase) -> anyhow::Result<()> {
     let done = programs
@@ -180,31 +215,6 @@ fn migrate(programs: &Programs, database: &TestDatabase) -> anyhow::Result<()> {
         .output()?;
     anyhow::ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     Ok(())
-}
-
-/// The address by which to reach `to`: its own, or that of a proxy before it.
-async fn line(lines: &mut Vec<Line>, plan: &Plan, name: &str, ends: Ends, to: SocketAddr) -> SocketAddr {
-    if !plan.failing_lines {
-        return to;
-    }
-    let proxy = FaultProxy::start(to).await;
-    let address = proxy.address();
-    lines.push(Line {
-        name: name.to_owned(),
-        ends,
-        proxy,
-    });
-    address
-}
-
-/// Ports of its own for each service, the same whenever it is started.
-fn environment() -> Vec<(String, String)> {
-    owned(&[
-        ("LISTEN", &Ipv4Addr::LOCALHOST.to_string()),
-        ("PORT", &free_port().to_string()),
-        ("ADMIN_PORT", &free_port().to_string()),
-        ("SHUTDOWN_GRACE_SECONDS", "5"),
-    ])
 }
 
 fn owned(variables: &[(&str, &str)]) -> Vec<(String, String)> {
