@@ -51,6 +51,10 @@ pub(crate) struct Moment {
 }
 
 impl Moment {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it is the clock that the pixels' clocks are held against"
+    )]
     pub(crate) fn now() -> Self {
         let since = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -90,7 +94,7 @@ pub(crate) struct Sent {
     /// The index of the pixel, and whether the failing line led there.
     pub(crate) pixel: usize,
     pub(crate) by_line: bool,
-    pub(crate) sent: Moment,
+    pub(crate) begun: Moment,
     pub(crate) ended: Moment,
     /// When the connection was last known to work: at its last answer, or, if it is new, when this was sent.
     pub(crate) connection_good_at: Instant,
@@ -177,9 +181,9 @@ impl Client {
     async fn send(&mut self) -> Sent {
         let mut sent = self.next_request();
         let request = bytes(&sent, self.ways[sent.pixel].direct);
-        sent.sent = Moment::now();
+        sent.begun = Moment::now();
         let kept = self.connections[sent.pixel].as_ref();
-        sent.connection_good_at = kept.map_or(sent.sent.instant, |(_, good_at)| *good_at);
+        sent.connection_good_at = kept.map_or(sent.begun.instant, |(_, good_at)| *good_at);
         let outcome = self.exchange(&sent, &request).await;
         sent.ended = Moment::now();
         sent.outcome = outcome.map_err(|error| error.to_string());
@@ -230,7 +234,7 @@ impl Client {
             0..4 => {}
             4..7 => user_agent = format!("{} {nonce}", READERS[0]),
             _ => {
-                user_agent = READERS[random.random_range(0..READERS.len())].to_owned();
+                READERS[random.random_range(0..READERS.len())].clone_into(&mut user_agent);
                 referer_host = Some(format!("{nonce}.example"));
             }
         }
@@ -250,7 +254,7 @@ impl Client {
             pixel: random.random_range(0..self.ways.len()),
             // Half of the clients reach the pixels by lines that may fail, so that the other half must not see it.
             by_line: self.number % 2 == 1,
-            sent: now,
+            begun: now,
             ended: now,
             connection_good_at: now.instant,
             outcome: Err("not sent".to_owned()),

@@ -78,11 +78,11 @@ impl FakeClock {
     }
 }
 
-/// Where Debian has the library.
+/// Where Debian has the library, of which a program with threads needs the second kind.
 pub(crate) fn library() -> Option<PathBuf> {
     let folders = fs::read_dir("/usr/lib").ok()?;
     folders
         .flatten()
-        .map(|folder| folder.path().join("faketime/libfaketime.so.1"))
+        .map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"))
         .find(|file| file.exists())
 }

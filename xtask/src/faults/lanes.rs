@@ -165,14 +165,14 @@ async fn end_and_start(service: &mut Service, fault: ServiceFault, lasts: Durati
 }
 
 /// The lane of a line. While its fault lasts and shortly after, connections by it may fail.
-pub(crate) async fn run_line(line: &Line, windows: &Windows, pacing: &Pacing, lane: &Lane<LineFault>) {
+pub(crate) async fn run_line(line: &Line, windows: &Windows, pacing: &Pacing, faults: &Lane<LineFault>) {
     let target = match line.ends {
         Ends::LoadToPixel(_) => "line load-pixel",
         Ends::PixelToRecorder => "line pixel-recorder",
         Ends::ToPostgres => "line to PostgreSQL",
         Ends::LoadToDashboard => "line reader-dashboard",
     };
-    for timed in lane {
+    for timed in faults {
         if !pacing.reach(timed, target, timed.fault.name()).await {
             break;
         }

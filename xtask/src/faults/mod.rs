@@ -1,6 +1,7 @@
 //! The fault suite: real services under load while things go wrong, and then the tables held against the log of the load
 //! and the reference model. docs/faults.md says what it shows.
 
+mod carry_out;
 mod disk;
 mod fake_clock;
 mod lanes;
@@ -9,43 +10,20 @@ mod verify;
 mod watch;
 
 use std::{
-    collections::BTreeMap,
-    fs,
-    os::unix::process::CommandExt,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::Arc,
-    time::{Duration, Instant},
+    collections::BTreeMap, os::unix::process::CommandExt, path::Path, process::Command, sync::Arc,
+    time::Instant,
 };
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
-use futures::future::join_all;
 use tokio::{
     runtime::Handle,
     sync::Semaphore,
     task::{JoinSet, spawn_blocking},
-    time::sleep,
-};
-use tokio_util::sync::CancellationToken;
-
-use self::{
-    disk::Disk,
-    fake_clock::FakeClock,
-    lanes::{Counts, Pacing, PixelLane, PostgresLane, Windows, run_line, run_service},
-    schedule::{Flavor, PIXELS, RECORDERS, Schedule},
-    verify::Evidence,
-};
-use crate::{
-    load::{self, Shape, Way},
-    programs::Programs,
-    stack::{Ends, Line, PixelPlan, Plan, Service, Stack},
 };
 
-/// How long the pixels may take to bring everything to the recorders once nothing fails any more.
-const SETTLE: Duration = Duration::from_mins(2);
-/// Short, so that in half a minute there are hits within and beyond it.
-const DEDUP_WINDOW_MS: i64 = 1_500;
+use self::schedule::{Flavor, Schedule};
+use crate::programs::Programs;
 
 /// The workspace.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
@@ -71,12 +49,6 @@ pub(crate) struct Options {
     /// Set by the suite itself: its mounts are seen by nobody else.
     #[arg(long, hide = true)]
     own_mounts: bool,
-}
-
-/// What one schedule showed.
-pub(crate) struct Report {
-    pub(crate) summary: String,
-    pub(crate) faults: BTreeMap<String, u64>,
 }
 
 /// Runs the schedules. The last line is `test result: …`, as of any test program.
@@ -106,7 +78,8 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
             let flavor = schedule.flavor;
             // A thread of its own, so that a panic is this schedule's alone.
             let outcome =
-                spawn_blocking(move || Handle::current().block_on(run_schedule(programs, schedule))).await;
+                spawn_blocking(move || Handle::current().block_on(carry_out::schedule(&programs, &schedule)))
+                    .await;
             (
                 seed,
                 flavor,
@@ -164,253 +137,4 @@ fn in_own_mount_namespace() -> anyhow::Result<()> {
         .arg("--own-mounts")
         .exec();
     Err(error).context("cannot run unshare (of util-linux)")
-}
-
-/// One schedule, from the empty database to the verdict.
-async fn run_schedule(programs: Programs, schedule: Schedule) -> anyhow::Result<Report> {
-    let folder = fresh_folder(schedule.seed)?;
-    let disk = (schedule.flavor == Flavor::FullDisk).then(|| Disk::mount(&folder.join("disk")));
-    let clocks: Vec<Option<Arc<FakeClock>>> = (0..PIXELS)
-        .map(|index| {
-            let offset = if index == 0 { 0 } else { 7 };
-            let file = folder.join(format!("clock-{index}"));
-            (schedule.flavor == Flavor::Clocks).then(|| Arc::new(FakeClock::new(file, offset)))
-        })
-        .collect();
-    let stack = Stack::start(&programs, &plan(&folder, &clocks, disk.is_some()), &folder).await?;
-    let evidence = inject(&schedule, stack, clocks, disk).await?;
-    let summary = verify::check(&schedule, &evidence).await?;
-    let faults = evidence.faults.all();
-    drop(evidence);
-    fs::remove_dir_all(&folder)?;
-    Ok(Report { summary, faults })
-}
-
-fn fresh_folder(seed: u64) -> anyhow::Result<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .context("the workspace")?;
-    let folder = root.join(format!("target/faults/seed-{seed}"));
-    if folder.exists() {
-        fs::remove_dir_all(&folder)?;
-    }
-    fs::create_dir_all(&folder)?;
-    Ok(folder)
-}
-
-fn plan(folder: &Path, clocks: &[Option<Arc<FakeClock>>], has_disk: bool) -> Plan {
-    let library = fake_clock::library().unwrap_or_default();
-    let pixels = clocks.iter().enumerate().map(|(index, clock)| {
-        let mut pixel = PixelPlan::default();
-        if let Some(clock) = clock {
-            pixel.variables = clock.variables(&library);
-        }
-        if has_disk && index == 0 {
-            pixel.spool = Some(folder.join("disk/spool"));
-            // So small that it also fills up by itself while the recorders are away.
-            pixel
-                .variables
-                .push(("SPOOL_MAX_BYTES".to_owned(), "256KiB".to_owned()));
-        }
-        pixel
-    });
-    Plan {
-        pixels: pixels.collect(),
-        recorders: RECORDERS,
-        dedup_window_ms: DEDUP_WINDOW_MS,
-        failing_lines: true,
-    }
-}
-
-/// Runs the load and the faults, mends everything, and waits until all that was answered has been forwarded.
-async fn inject(
-    schedule: &Schedule,
-    stack: Stack,
-    clocks: Vec<Option<Arc<FakeClock>>>,
-    disk: Option<Disk>,
-) -> anyhow::Result<Evidence> {
-    let Stack {
-        pixels,
-        recorders,
-        dashboard,
-        lines,
-        database,
-        postgres,
-    } = stack;
-    let lines: Arc<[Line]> = lines.into();
-    let ways = ways(&pixels, &lines);
-    let standby = match schedule.flavor {
-        Flavor::Failover => Some(postgres.standby().await),
-        _ => None,
-    };
-    let down: Vec<Arc<Windows>> = pixels.iter().map(|_| Arc::default()).collect();
-    let line_faults: Vec<Windows> = lines.iter().map(|_| Windows::default()).collect();
-
-    let stop = CancellationToken::new();
-    let shape = Shape {
-        seed: schedule.seed,
-        clients: 12,
-        pause: Duration::from_millis(60),
-        emails: 40,
-    };
-    let sending = tokio::spawn({
-        let stop = stop.clone();
-        async move { load::run(&shape, &ways, stop).await }
-    });
-    let to_dashboard = line_of(&lines, Ends::LoadToDashboard).proxy.address();
-    let watching = tokio::spawn(watch::dashboard(to_dashboard, stop.clone()));
-
-    let lasts = Duration::from_secs(schedule.seconds);
-    let pacing = Pacing::new(lasts, Counts::default());
-    let mut disk = disk;
-    let pixel_lanes = pixels.into_iter().enumerate().map(|(index, pixel)| PixelLane {
-        pixel,
-        down: Arc::clone(&down[index]),
-        clock: clocks[index].clone(),
-        disk: disk.take(),
-    });
-    let pixel_lanes: Vec<PixelLane> = pixel_lanes.collect();
-    let postgres_lane = PostgresLane::new(postgres, standby, Arc::clone(&lines), &database, schedule.seed);
-    let (pixel_lanes, mut recorders, mut dashboard, postgres, _, ()) = tokio::join!(
-        join_all(
-            pixel_lanes
-                .into_iter()
-                .zip(&schedule.pixels)
-                .map(|(it, lane)| it.run(&pacing, lane))
-        ),
-        join_all(
-            recorders
-                .into_iter()
-                .zip(&schedule.recorders)
-                .map(|(recorder, lane)| run_service(recorder, "recorder", &pacing, lane))
-        ),
-        run_service(dashboard, "dashboard", &pacing, &schedule.dashboard),
-        postgres_lane.run(&pacing, &schedule.postgres),
-        join_all(
-            lines
-                .iter()
-                .zip(&line_faults)
-                .zip(&schedule.lines)
-                .filter(|((line, _), _)| !is_spared(schedule, line))
-                .map(|((line, windows), lane)| run_line(line, windows, &pacing, lane))
-        ),
-        sleep(lasts),
-    );
-    stop.cancel();
-    let log = sending.await.context("the load")?;
-    let watched = watching.await.context("the dashboard's reader")??;
-
-    let mut pixels: Vec<Service> = Vec::new();
-    let mut disks = Vec::new();
-    for lane in pixel_lanes {
-        pixels.push(lane.pixel);
-        disks.extend(lane.disk);
-    }
-    for service in recorders.iter_mut().chain(&mut pixels).chain([&mut dashboard]) {
-        service.ready().await;
-    }
-    settle(&pixels).await?;
-    let losses = losses(&pixels).await?;
-    Ok(Evidence {
-        log,
-        watched,
-        losses,
-        faults: pacing.counts.clone(),
-        down,
-        line_faults: lines
-            .iter()
-            .zip(line_faults)
-            .filter_map(|(line, windows)| match line.ends {
-                Ends::LoadToPixel(pixel) => Some((pixel, windows)),
-                _ => None,
-            })
-            .collect(),
-        clocks,
-        rules: tracking::Rules {
-            dedup_window_ms: DEDUP_WINDOW_MS,
-            ..tracking::Rules::default()
-        },
-        database_name: database.name().to_owned(),
-        dashboard,
-        _pixels: pixels,
-        _recorders: recorders,
-        _disks: disks,
-        _lines: lines,
-        _database: database,
-        postgres,
-    })
-}
-
-/// With a full disk each request to that pixel has to be answered, or losses could not be counted from outside.
-fn is_spared(schedule: &Schedule, line: &Line) -> bool {
-    schedule.flavor == Flavor::FullDisk && line.ends == Ends::LoadToPixel(0)
-}
-
-fn ways(pixels: &[Service], lines: &[Line]) -> Vec<Way> {
-    pixels
-        .iter()
-        .enumerate()
-        .map(|(index, pixel)| Way {
-            direct: pixel.address,
-            line: line_of(lines, Ends::LoadToPixel(index)).proxy.address(),
-        })
-        .collect()
-}
-
-fn line_of(lines: &[Line], ends: Ends) -> &Line {
-    lines
-        .iter()
-        .find(|line| line.ends == ends)
-        .expect("a stack with such a line")
-}
-
-/// Waits until the pixels have nothing left to forward.
-async fn settle(pixels: &[Service]) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    loop {
-        let mut unsent = 0.0;
-        for pixel in pixels {
-            for metric in [
-                "email_tracker_pixel_spool_records",
-                "email_tracker_pixel_facts_overdue",
-            ] {
-                unsent += pixel.metric(metric).await.unwrap_or(f64::INFINITY);
-            }
-        }
-        if unsent == 0.0 {
-            return Ok(());
-        }
-        ensure!(
-            begun.elapsed() < SETTLE,
-            "{unsent} facts are still in the spools {SETTLE:?} after the last fault"
-        );
-        sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// What each pixel has counted as lost since it was started, or has set aside.
-async fn losses(pixels: &[Service]) -> anyhow::Result<Vec<u64>> {
-    let mut losses = Vec::new();
-    for pixel in pixels {
-        let metric = async |name: &str| -> anyhow::Result<u64> {
-            let value = pixel
-                .metric(name)
-                .await
-                .with_context(|| format!("{name} of {}", pixel.name))?;
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                clippy::as_conversions,
-                reason = "a count"
-            )]
-            Ok(value as u64)
-        };
-        ensure!(
-            metric("email_tracker_pixel_spool_set_aside").await? == 0,
-            "{} has set facts aside",
-            pixel.name
-        );
-        losses.push(metric("email_tracker_pixel_facts_lost_total").await?);
-    }
-    Ok(losses)
 }

@@ -9,13 +9,13 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 use test_support::{
-    PrivatePostgres, TestDatabase,
+    TestDatabase,
     tables::{StoredHit, StoredMark, stored_emails, stored_hits, stored_marks},
 };
 use tracking::{Fact, Hit, Mark, Rules, Timestamp, model};
 
 use super::{
-    disk::Disk,
+    carry_out::Mended,
     fake_clock::FakeClock,
     lanes::{Counts, Windows},
     schedule::{Flavor, Schedule},
@@ -24,7 +24,7 @@ use super::{
 use crate::{
     client,
     load::{Sent, What, nonce_in},
-    stack::{DASHBOARD_TOKEN, Line, Service},
+    stack::{DASHBOARD_TOKEN, Ends, Line},
 };
 
 /// All that a schedule left behind.
@@ -35,24 +35,18 @@ pub(crate) struct Evidence {
     pub(crate) losses: Vec<u64>,
     pub(crate) faults: Counts,
     pub(crate) down: Vec<Arc<Windows>>,
-    /// By the pixel that the line leads to.
-    pub(crate) line_faults: Vec<(usize, Windows)>,
+    pub(crate) line_windows: Vec<(Ends, Windows)>,
     pub(crate) clocks: Vec<Option<Arc<FakeClock>>>,
     pub(crate) rules: Rules,
-    pub(crate) database_name: String,
-    pub(crate) dashboard: Service,
-    // What keeps on running until all is checked.
-    pub(crate) _pixels: Vec<Service>,
-    pub(crate) _recorders: Vec<Service>,
-    pub(crate) _disks: Vec<Disk>,
+    /// What keeps on running until all is checked.
+    pub(crate) mended: Mended,
     pub(crate) _lines: Arc<[Line]>,
-    pub(crate) _database: TestDatabase,
-    pub(crate) postgres: PrivatePostgres,
+    pub(crate) database: TestDatabase,
 }
 
 /// Every way in which the evidence is not as it must be, in one error; else a line that sums it up.
 pub(crate) async fn check(schedule: &Schedule, evidence: &Evidence) -> anyhow::Result<String> {
-    let client = evidence.postgres.superuser(&evidence.database_name).await;
+    let client = evidence.mended.postgres.superuser(evidence.database.name()).await;
     let hits = stored_hits(&client, "").await;
     let marks = stored_marks(&client, "").await;
     let emails = stored_emails(&client, "").await;
@@ -195,15 +189,13 @@ fn sent_of<'a>(
 fn check_time(wrong: &mut Wrong, evidence: &Evidence, sent: &Sent, at: Timestamp) {
     let clock = evidence.clocks[sent.pixel].as_ref();
     let (least, greatest) = clock.map_or((0, 0), |clock| {
-        clock.offsets(sent.sent.instant, sent.ended.instant)
+        clock.offsets(sent.begun.instant, sent.ended.instant)
     });
-    let earliest = sent.sent.unix_ms + least;
-    // A request whose connection failed may still be served: who sent it does not know when.
-    let latest = match sent.outcome {
-        Ok(_) => sent.ended.unix_ms + greatest,
-        Err(_) => i64::MAX,
-    };
-    if sent.outcome.is_ok() && !(earliest..=latest).contains(&at.as_millis()) {
+    let earliest = sent.begun.unix_ms + least;
+    let latest = sent.ended.unix_ms + greatest;
+    // A request whose connection failed may be served later than its sender gave up.
+    let in_time = sent.outcome.is_err() || (earliest..=latest).contains(&at.as_millis());
+    if !in_time {
         wrong.say(format!(
             "{} of pixel {} is of {at}, not between {} and {}",
             sent.nonce,
@@ -231,12 +223,10 @@ fn check_answers(wrong: &mut Wrong, schedule: &Schedule, evidence: &Evidence) {
             }
             Err(error) => {
                 let (from, to) = (sent.connection_good_at, sent.ended.instant);
-                let line_faults = evidence.line_faults.iter();
+                let line = Ends::LoadToPixel(sent.pixel);
+                let mut lines = evidence.line_windows.iter();
                 let excused = evidence.down[sent.pixel].meet(from, to)
-                    || (sent.by_line
-                        && line_faults
-                            .filter(|(pixel, _)| *pixel == sent.pixel)
-                            .any(|(_, windows)| windows.meet(from, to)));
+                    || (sent.by_line && lines.any(|(ends, windows)| *ends == line && windows.meet(from, to)));
                 if !excused {
                     wrong.say(format!(
                         "a connection to pixel {} failed while it was up: {error} ({})",
@@ -391,7 +381,7 @@ async fn check_dashboard(evidence: &Evidence, emails: &BTreeMap<String, model::E
 
 async fn api(evidence: &Evidence, target: &str) -> anyhow::Result<Vec<Value>> {
     let answer = client::get(
-        evidence.dashboard.address,
+        evidence.mended.dashboard.address,
         target,
         &[("x-tracker-token", DASHBOARD_TOKEN)],
     )
