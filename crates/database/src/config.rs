@@ -36,6 +36,7 @@ pub struct Config {
     session: Session,
     pool_size: usize,
     wait_limit: Duration,
+    attempt_limit: Duration,
 }
 
 impl Config {
@@ -76,6 +77,7 @@ impl Config {
             session: Session::default(),
             pool_size: 4,
             wait_limit: Duration::from_secs(5),
+            attempt_limit: Duration::from_mins(1),
         })
     }
 
@@ -134,6 +136,15 @@ impl Config {
         self
     }
 
+    /// How long a transaction may go on before the server counts as gone; 1 min unless set. Let it be longer than what the
+    /// server itself allows a statement: it is for a server, or a proxy before it, that has fallen silent without
+    /// closing the connection.
+    #[must_use]
+    pub const fn attempt_limit(mut self, limit: Duration) -> Self {
+        self.attempt_limit = limit;
+        self
+    }
+
     /// One connection outside any pool, without session settings; it ends when the client is dropped.
     pub async fn connect(&self) -> Result<tokio_postgres::Client, DatabaseError> {
         let tls = self
@@ -172,6 +183,10 @@ impl Config {
 
     pub(crate) const fn wait_limit(&self) -> Duration {
         self.wait_limit
+    }
+
+    pub(crate) const fn attempt_limited_to(&self) -> Duration {
+        self.attempt_limit
     }
 
     /// Of one host; a URL with several may need longer in all.

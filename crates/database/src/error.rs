@@ -101,6 +101,14 @@ impl Error {
         Self::new(ErrorKind::Other, what)
     }
 
+    /// Nothing came for so long that the server counts as gone.
+    pub(crate) fn silent(limit: std::time::Duration) -> Self {
+        Self::new(
+            ErrorKind::LostConnection,
+            format!("the server has not answered for {limit:?}"),
+        )
+    }
+
     pub(crate) fn new(kind: ErrorKind, what: impl Into<String>) -> Self {
         Self {
             kind,

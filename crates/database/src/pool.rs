@@ -39,6 +39,7 @@ pub trait Work: Sync {
 pub struct Database {
     pool: Pool,
     session: Session,
+    attempt_limit: Duration,
     metrics: Metrics,
 }
 
@@ -65,6 +66,7 @@ impl Database {
         Ok(Self {
             pool,
             session,
+            attempt_limit: config.attempt_limited_to(),
             metrics,
         })
     }
@@ -93,13 +95,14 @@ impl Database {
     async fn attempt<W: Work>(&self, work: &W) -> Result<W::Output, Error> {
         let mut client = self.client().await?;
         let started = Instant::now();
-        let result = async {
+        let result = tokio::time::timeout(self.attempt_limit, async {
             let tx = self.begin(&mut client, W::ISOLATION, W::READ_ONLY).await?;
             let output = work.run(&tx).await?; // an early return drops `tx`, which rolls back
             tx.commit().await?;
             Ok(output)
-        }
-        .await;
+        })
+        .await
+        .unwrap_or_else(|_| Err(Error::silent(self.attempt_limit)));
         self.metrics.attempted(W::NAME, started.elapsed());
         if result
             .as_ref()

@@ -13,7 +13,7 @@ use database::{
     Config, DASHBOARD_ROLE, Database, Error, ErrorKind, InStatement, IsolationLevel, RECORDER_ROLE, Session,
     Transaction, Work,
 };
-use test_support::{PrivatePostgres, TestDatabase};
+use test_support::{Direction, FaultProxy, PrivatePostgres, TestDatabase, eventually};
 use tokio::sync::Barrier;
 
 /// Runs one text; its first column, as text, is the output.
@@ -229,6 +229,42 @@ async fn a_lost_connection_is_not_rerun_and_the_next_transaction_has_another() {
         .transact(&Run("select 'again'"))
         .await
         .expect("a new connection");
+}
+
+#[tokio::test]
+async fn a_server_that_falls_silent_counts_as_gone() {
+    let test = migrated().await;
+    let proxy = FaultProxy::start(test.tcp_address()).await;
+    let url = test.tcp_url_through(RECORDER_ROLE, proxy.address());
+    let password = common::passwords().recorder;
+    let config = Config::new("DATABASE_URL", &url)
+        .expect("a URL")
+        .password(password.as_deref())
+        .pool_size(1)
+        .attempt_limit(Duration::from_secs(2));
+    let database = Database::open(&config, &meter()).expect("a pool");
+    database
+        .transact(&Run("select 'before'"))
+        .await
+        .expect("connected");
+    proxy.stall(Direction::ToClient);
+    let silent = database
+        .transact(&Run("select 'silence'"))
+        .await
+        .expect_err("no answer comes");
+    assert_eq!(silent.kind(), ErrorKind::LostConnection, "{silent}");
+    let client = test.superuser().await;
+    eventually("the server has no session of it any more", async || {
+        let statement = "select 1 from pg_stat_activity where datname = $1 and usename = $2";
+        let sessions = client.query(statement, &[&test.name(), &RECORDER_ROLE]).await;
+        sessions.expect("the sessions").is_empty().then_some(())
+    })
+    .await;
+    proxy.resume(Direction::ToClient);
+    database
+        .transact(&Run("select 'after'"))
+        .await
+        .expect("another connection");
 }
 
 #[tokio::test]

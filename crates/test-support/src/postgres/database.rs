@@ -34,9 +34,14 @@ impl TestDatabase {
         self.server.socket_url(role, &self.name)
     }
 
+    /// Where its server listens besides its socket.
+    pub fn tcp_address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.server.port()).into()
+    }
+
     /// The URL of `role` over TCP, where it needs its password.
     pub fn tcp_url_of(&self, role: &str) -> String {
-        self.tcp_url_through(role, ([127, 0, 0, 1], self.server.port()).into())
+        self.tcp_url_through(role, self.tcp_address())
     }
 
     /// The same through a proxy at `address`.
