@@ -1,6 +1,11 @@
 //! Serving, sharing a socket, and stopping, over real sockets.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -331,7 +336,7 @@ async fn a_stop_answers_what_is_under_way_and_closes_what_is_idle() {
     assert_eq!(
         idle.read(&mut first).await.unwrap(),
         0,
-        "an idle connection is closed at once"
+        "an idle connection is closed"
     );
     assert!(!served.is_finished());
     LEAVE.notify_one();
@@ -341,6 +346,101 @@ async fn a_stop_answers_what_is_under_way_and_closes_what_is_idle() {
         TcpStream::connect(address).await.is_err(),
         "nothing listens any more"
     );
+}
+
+/// A client as it should be: it gives up a connection after an answer that says so, or when it was closed meanwhile.
+struct Client {
+    server: SocketAddr,
+    keeps_alive: bool,
+    /// Between two requests.
+    pause: Duration,
+    stop: CancellationToken,
+}
+
+impl Client {
+    /// Sends requests until nobody listens any more; how many were answered. It panics if one was not.
+    async fn run(self) -> usize {
+        let mut answered = 0;
+        let mut open: Option<TcpStream> = None;
+        loop {
+            let was_told = self.stop.is_cancelled();
+            let mut stream = match open.take() {
+                Some(stream) => stream,
+                None => match TcpStream::connect(self.server).await {
+                    Ok(stream) => stream,
+                    Err(error) => {
+                        assert!(self.stop.is_cancelled(), "refused before the stop: {error}");
+                        return answered;
+                    }
+                },
+            };
+            let body = "x".repeat(answered % 7);
+            let connection = if self.keeps_alive { "keep-alive" } else { "close" };
+            let request = format!(
+                "POST / HTTP/1.1\r\nHost: x\r\nConnection: {connection}\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            stream.write_all(request.as_bytes()).await.expect("sent");
+            let answer = one_answer(&mut stream).await;
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
+            answered += 1;
+            let closes = answer.contains("connection: close");
+            assert!(closes || !was_told, "an answer after the stop is the last one");
+            tokio::time::sleep(self.pause).await;
+            let is_closed = matches!(stream.try_read(&mut [0]), Ok(0));
+            open = (!closes && !is_closed).then_some(stream);
+        }
+    }
+}
+
+/// One answer `done` with its head.
+async fn one_answer(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"done") {
+        let read = stream.read_buf(&mut answer).await.expect("an answer");
+        assert!(read > 0, "closed unanswered after {answer:?}");
+    }
+    String::from_utf8(answer).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_stop_leaves_no_request_unanswered() {
+    const ROUNDS: usize = 40;
+    let mut rounds = tokio::task::JoinSet::new();
+    for round in 0..ROUNDS {
+        rounds.spawn(async move {
+            let stop = CancellationToken::new();
+            let (count, mut counted) = mpsc::unbounded_channel();
+            let router = Router::new().fallback(async move |body: String| {
+                count.send(()).ok();
+                if body.len() == 1 {
+                    tokio::time::sleep(Duration::from_millis(3)).await;
+                }
+                "done"
+            });
+            let (address, served) = start(router, &stop).await;
+            let mut clients = tokio::task::JoinSet::new();
+            for client in 0..8 {
+                clients.spawn(
+                    Client {
+                        server: address,
+                        keeps_alive: client < 5,
+                        pause: Duration::from_millis(client % 5 * 4),
+                        stop: stop.clone(),
+                    }
+                    .run(),
+                );
+            }
+            for _ in 0..100 + round {
+                counted.recv().await;
+            }
+            stop.cancel();
+            served.await.unwrap().unwrap();
+            clients.join_all().await.into_iter().sum::<usize>()
+        });
+    }
+    let answered: usize = rounds.join_all().await.into_iter().sum();
+    assert!(answered > ROUNDS * 100, "{answered}");
 }
 
 #[tokio::test]

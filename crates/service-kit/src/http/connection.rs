@@ -10,13 +10,13 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use axum::{
     Router,
     extract::ConnectInfo,
     http::{HeaderValue, header::CONNECTION},
-    response::Response,
 };
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -29,7 +29,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, PollSemaphore};
 use tower::ServiceExt;
 
-use super::{CONNECTIONS, Limits};
+use super::{CONNECTIONS, Limits, door::Accepted};
 
 /// A head up to this many bytes fits into the buffer that hyper begins with.
 const SMALL_HEAD: usize = 8 << 10;
@@ -37,35 +37,52 @@ const SMALL_HEAD: usize = 8 << 10;
 /// without this bound, all connections together could be made to hold gigabytes.
 const LARGE_HEADS: usize = 64;
 
+/// How long a connection that came after the stop may say nothing.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// What all connections of a listener share.
 pub(super) struct Server {
     router: Router,
     limits: Limits,
+    /// From here on each answer is the last one of its connection.
     stop: CancellationToken,
+    /// From here on a connection without a request is closed.
+    hang_up: CancellationToken,
     large_heads: Arc<Semaphore>,
 }
 
 impl Server {
-    pub(super) fn new(router: Router, limits: Limits, stop: CancellationToken) -> Self {
+    pub(super) fn new(
+        router: Router,
+        limits: Limits,
+        stop: CancellationToken,
+        hang_up: CancellationToken,
+    ) -> Self {
         Self {
             router,
             limits,
             stop,
+            hang_up,
             large_heads: Arc::new(Semaphore::new(LARGE_HEADS)),
         }
     }
 
-    pub(super) async fn serve(
-        self: Arc<Self>,
-        stream: TcpStream,
-        peer: SocketAddr,
-        _permit: OwnedSemaphorePermit,
-    ) {
-        let _open = OpenConnection::count();
+    pub(super) async fn serve(self: Arc<Self>, accepted: Accepted) {
+        let Accepted { stream, peer, permit } = accepted;
+        let _open = OpenConnection::count(permit);
         // Until a connection says something, it costs a small fraction of what hyper takes.
         let mut first = [0];
-        let said = timeout(self.limits.head_time, stream.peek(&mut first));
-        if let Some(Ok(Ok(1))) = self.stop.run_until_cancelled(said).await {
+        let said = if self.stop.is_cancelled() {
+            // Who came so late came to ask.
+            timeout(LAST_WORDS, stream.peek(&mut first)).await
+        } else {
+            tokio::select! {
+                biased;
+                said = timeout(self.limits.head_time, stream.peek(&mut first)) => said,
+                () = self.hang_up.cancelled() => return,
+            }
+        };
+        if let Ok(Ok(1)) = said {
             Box::pin(self.answer(stream, peer)).await;
         }
     }
@@ -80,13 +97,17 @@ impl Server {
             large_heads: PollSemaphore::new(Arc::clone(&self.large_heads)),
             permit: None,
         };
-        let service = service_fn(move |request| {
+        let service = service_fn(|request| {
             head.ends();
             let answer = self.router.clone().oneshot(with_peer(request, peer));
             let head = Arc::clone(&head);
             async move {
                 let mut response = answer.await.unwrap_or_else(|never| match never {});
-                head.close_if_large(&mut response);
+                head.ends();
+                if head.was_large() || self.stop.is_cancelled() {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(CONNECTION, close);
+                }
                 Ok::<_, Infallible>(response)
             }
         });
@@ -101,9 +122,13 @@ impl Server {
             .half_close(true);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(bounded), service));
         let ended = tokio::select! {
+            biased; // What has come is read before anybody hangs up.
             ended = connection.as_mut() => ended,
-            () = self.stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
+            () = self.hang_up.cancelled() => {
+                // hyper would also close one whose next head has come in part. That one gets an answer, which ends it.
+                if head.is_empty() {
+                    connection.as_mut().graceful_shutdown();
+                }
                 connection.await
             }
         };
@@ -126,17 +151,18 @@ struct Head {
 }
 
 impl Head {
-    /// It is complete; what is read from here on is a body, or the next one.
+    /// What is read from here on is something else: a body, or after that the next head.
     fn ends(&self) {
         self.bytes.store(0, Ordering::Relaxed);
     }
 
-    /// Gives the large buffer back by the end of the connection.
-    fn close_if_large(&self, response: &mut Response) {
-        if self.was_large.load(Ordering::Relaxed) {
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(CONNECTION, close);
-        }
+    fn is_empty(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether the connection holds a large buffer, which it gives back by its end.
+    fn was_large(&self) -> bool {
+        self.was_large.load(Ordering::Relaxed)
     }
 }
 
@@ -193,13 +219,15 @@ impl AsyncWrite for BoundedStream {
     }
 }
 
-/// Counts a connection as open as long as it lives.
-struct OpenConnection;
+/// Counts a connection as open, and holds its place, as long as it lives.
+struct OpenConnection {
+    _place: OwnedSemaphorePermit,
+}
 
 impl OpenConnection {
-    fn count() -> Self {
+    fn count(place: OwnedSemaphorePermit) -> Self {
         CONNECTIONS.open.fetch_add(1, Ordering::Relaxed);
-        Self
+        Self { _place: place }
     }
 }
 

@@ -17,11 +17,10 @@
 //! service. The reverse proxy in front speaks HTTP/2 and 3 to the world and HTTP/1 to us.
 
 mod connection;
+mod door;
 mod public;
 
 use std::{
-    io,
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -30,15 +29,17 @@ use std::{
 };
 
 use axum::Router;
-use rustix::process::{Resource, getrlimit};
 use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    net::TcpListener,
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::connection::Server;
 pub use self::public::{Mount, Public, SharedSocket, shared_socket};
+use self::{
+    connection::Server,
+    door::{Accepted, Door},
+};
 
 /// What one listener may use.
 #[derive(Clone, Copy, Debug)]
@@ -70,12 +71,9 @@ impl Default for Limits {
     }
 }
 
-/// Open files that connections leave to everything else: the spool, database connections, admin ports.
-const FILES_KEPT: usize = 256;
-/// Connections that are allowed for even then.
-const FEWEST_CONNECTIONS: usize = 64;
-/// How long to wait after an accept that failed for want of something: those under way will free some.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a stop waits, at most, for the connections that are open to be used once more. Each is closed by the answer to
+/// that; one that were closed by itself could meet the next request on its way.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Of all listeners in this process, for [`crate::Metrics`].
 pub(crate) struct Connections {
@@ -88,8 +86,23 @@ pub(crate) static CONNECTIONS: Connections = Connections {
     not_accepted: AtomicU64::new(0),
 };
 
-/// Serves `router` on `listener` until `stop`; then closes what is idle, answers what is under way, and after `grace` cuts
-/// off the rest. Dropping the future cuts everything off.
+impl Connections {
+    fn not_accepted(&self) {
+        self.not_accepted.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Serves `router` on `listener` until `stop`, and then for as long as the end takes, which is at most `grace`. Dropping the
+/// future cuts everything off.
+///
+/// The end, so that no request meets a closed door:
+///
+/// 1. Every answer says `Connection: close` from `stop` on, and connections are still let in, until none is open, or for
+///    a second. A client or proxy in front thus gives up each connection after an answer, and comes back to a port where
+///    nobody listens, which it can tell from a request that was lost.
+/// 2. The socket is closed.
+/// 3. Connections that were not used meanwhile are closed, and what is under way is answered. Those who came after `stop`
+///    have two seconds to say something. What takes longer than `grace` is cut off.
 ///
 /// Handlers find the peer's address as axum's `ConnectInfo<SocketAddr>`.
 pub async fn serve(
@@ -100,17 +113,35 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let connections = TaskTracker::new();
+    let hang_up = CancellationToken::new();
     let cut = CancellationToken::new();
     let _cut_at_the_end = cut.clone().drop_guard();
-    let room = Arc::new(Semaphore::new(room_for(limits.connections)));
-    let server = Arc::new(Server::new(router, limits, stop.clone()));
-    while let Some((stream, peer, permit)) = accept(&listener, &room, &stop).await {
-        let connection = Arc::clone(&server).serve(stream, peer, permit);
+    let server = Arc::new(Server::new(router, limits, stop.clone(), hang_up.clone()));
+    let answer = |accepted: Accepted| {
+        let connection = Arc::clone(&server).serve(accepted);
         connections.spawn(cut.clone().run_until_cancelled_owned(connection));
+    };
+
+    let door = Door::new(listener, limits.connections);
+    while let Some(accepted) = stop.run_until_cancelled(door.next()).await {
+        answer(accepted);
     }
-    drop(listener);
-    connections.close();
-    if tokio::time::timeout(grace, connections.wait()).await.is_err() && !grace.is_zero() {
+
+    let end = Instant::now() + grace;
+    connections.close(); // To be waited for; more may still come.
+    let all_gone = async {
+        loop {
+            tokio::select! {
+                biased;
+                accepted = door.next() => answer(accepted),
+                () = connections.wait() => break,
+            }
+        }
+    };
+    let _gone_or_not = timeout(LINGER.min(grace / 4), all_gone).await;
+    door.close().into_iter().for_each(answer);
+    hang_up.cancel();
+    if timeout_at(end, connections.wait()).await.is_err() && !grace.is_zero() {
         tracing::warn!(
             connections = connections.len(),
             ?grace,
@@ -118,47 +149,4 @@ pub async fn serve(
         );
     }
     Ok(())
-}
-
-/// How many of the `wanted` connections the process's limit of open files leaves room for: a connection too many would be
-/// refused by the system, and so would the next file of the spool.
-fn room_for(wanted: usize) -> usize {
-    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let files = usize::try_from(files).unwrap_or(usize::MAX);
-    wanted.min(files.saturating_sub(FILES_KEPT).max(FEWEST_CONNECTIONS))
-}
-
-/// The next connection; `None` after `stop`.
-async fn accept(
-    listener: &TcpListener,
-    room: &Arc<Semaphore>,
-    stop: &CancellationToken,
-) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let next = async {
-        let permit = Arc::clone(room).acquire_owned().await.ok()?;
-        loop {
-            match listener.accept().await {
-                Ok((stream, peer)) => return Some((stream, peer, permit)),
-                Err(error) if is_of_one_connection(&error) => {}
-                Err(error) => {
-                    CONNECTIONS.not_accepted.fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!(%error, "a connection could not be accepted; trying again");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    };
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => None,
-        accepted = next => accepted,
-    }
-}
-
-fn is_of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionRefused | ConnectionReset
-    )
 }
