@@ -11,6 +11,7 @@
 mod support;
 
 use std::{
+    collections::HashSet,
     fs,
     io::Read,
     net::SocketAddr,
@@ -137,7 +138,7 @@ async fn kill_9_loses_nothing_that_was_answered() {
             answered.extend(client.await.unwrap());
         }
     }
-    let recorded: std::collections::HashSet<String> = left_in(folder.path())
+    let recorded: HashSet<String> = left_in(folder.path())
         .iter()
         .map(|fact| fact.email_id().to_owned())
         .collect();
@@ -182,22 +183,121 @@ async fn wrong_settings_are_all_named_at_one_start() {
     }
 }
 
+/// Sends hits and marks until nobody listens any more, over connections that it gives up only after an answer that says so;
+/// gives their email ids. Each must be answered.
+async fn requests_until_refused(to: SocketAddr, prefix: String) -> HashSet<String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut answered = HashSet::new();
+    let mut open = None;
+    for number in 0.. {
+        let mut stream = match open.take() {
+            Some(stream) => stream,
+            None => match tokio::net::TcpStream::connect(to).await {
+                Ok(stream) => stream,
+                Err(_) => break,
+            },
+        };
+        let email_id = format!("{prefix}-{number}");
+        let (request, end): (_, &[u8]) = if number % 3 == 0 {
+            let body = format!(r#"{{"email_id":"{email_id}"}}"#);
+            let head = "POST /mark-suppress-next HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
+            (
+                format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()),
+                b"}",
+            )
+        } else {
+            let path = path_of(&email_id);
+            (format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"), &pixel::GIF)
+        };
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = Vec::new();
+        while !answer.ends_with(end) {
+            let read = stream.read_buf(&mut answer).await.expect("an answer");
+            assert!(read > 0, "{email_id} was not answered: {answer:?}");
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200 "), "{email_id}: {answer:?}");
+        answered.insert(email_id);
+        let is_last = answer.windows(17).any(|it| it == b"connection: close");
+        open = (!is_last).then_some(stream);
+    }
+    answered
+}
+
+/// Sends SIGTERM under load to a pixel with this recorder, which must end well within its grace period. Gives the email ids
+/// that were answered, and those that it left in its spool.
+async fn stopped_under_load(recorder: &str, grace_seconds: &str) -> (HashSet<String>, HashSet<String>) {
+    let folder = TempDir::new().unwrap();
+    // It says by its exit status whether that was enough.
+    let settings = [
+        ("RECORDER_URL", recorder),
+        ("SHUTDOWN_GRACE_SECONDS", grace_seconds),
+    ];
+    let mut process = Process::start(folder.path(), &settings).await.unwrap();
+    let clients: Vec<_> = (0..8)
+        .map(|client| tokio::spawn(requests_until_refused(process.public, client.to_string())))
+        .collect();
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    process.signal(rustix::process::Signal::TERM);
+    let status = tokio::task::spawn_blocking(move || process.child.wait().unwrap());
+    let mut answered = HashSet::new();
+    for client in clients {
+        answered.extend(client.await.unwrap());
+    }
+    let status = status.await.unwrap();
+    assert!(status.success(), "{status}");
+    assert!(answered.len() > 100, "only {} answered", answered.len());
+    let left = left_in(folder.path());
+    let left_ids: HashSet<_> = left.iter().map(|fact| fact.email_id().to_owned()).collect();
+    assert_eq!(left_ids.len(), left.len(), "once each");
+    (answered, left_ids)
+}
+
 #[tokio::test]
 async fn sigterm_answers_what_is_under_way_and_keeps_it() {
-    let folder = TempDir::new().unwrap();
-    let mut process = Process::start(folder.path(), &[]).await.unwrap();
-    let clients: Vec<_> = (0..8)
-        .map(|client| tokio::spawn(hits_until_broken(process.public, client.to_string())))
+    let (answered, left) = stopped_under_load("http://127.0.0.1:1", "60").await;
+    assert_eq!(left, answered);
+}
+
+#[tokio::test]
+async fn sigterm_forwards_what_it_can() {
+    let peer = support::peer::Peer::new();
+    let listening = peer.listen().await;
+    let (answered, left) = stopped_under_load(&format!("http://{}", listening.address), "60").await;
+    let recorded: HashSet<_> = peer
+        .facts()
+        .iter()
+        .map(|fact| fact.email_id().to_owned())
         .collect();
-    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-    process.signal(rustix::process::Signal::TERM);
-    let status = process.child.wait().unwrap();
-    assert!(status.success(), "{status}");
-    let mut answered = 0;
-    for client in clients {
-        answered += client.await.unwrap().len();
-    }
-    assert_eq!(left_in(folder.path()).len(), answered);
+    assert_eq!(recorded, answered);
+    assert_eq!(left, HashSet::new());
+}
+
+/// The system still takes connections for a process that is stopped, and nobody ever answers on them.
+#[tokio::test]
+async fn sigterm_does_not_wait_for_a_recorder_that_is_stopped() {
+    let stopped = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (answered, left) =
+        stopped_under_load(&format!("http://{}", stopped.local_addr().unwrap()), "4").await;
+    assert_eq!(left, answered);
+}
+
+#[tokio::test]
+async fn sigterm_does_not_wait_for_a_recorder_that_never_answers_a_batch() {
+    let peer = support::peer::Peer::new();
+    peer.then(support::peer::Answer::All(
+        recorder_api::v1::Outcome::Recorded.into(),
+    ));
+    peer.always(support::peer::Answer::Never);
+    let listening = peer.listen().await;
+    let (answered, left) = stopped_under_load(&format!("http://{}", listening.address), "4").await;
+    let recorded: HashSet<_> = peer
+        .facts()
+        .iter()
+        .map(|fact| fact.email_id().to_owned())
+        .collect();
+    // What came right behind the first batch may not have been trimmed: it is sent again some day.
+    assert!(!recorded.is_empty() && recorded.is_subset(&answered));
+    assert_eq!(left.union(&recorded).cloned().collect::<HashSet<_>>(), answered);
 }
 
 /// A small file system of its own; unmounted when dropped. `None` if this account may not mount.

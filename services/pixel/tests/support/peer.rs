@@ -29,6 +29,8 @@ pub enum Answer {
     FailIf(Code, AtFault),
     /// Fewer answers than facts.
     OneShort,
+    /// None: the call stays open.
+    Never,
 }
 
 /// A batch as it came.
@@ -172,6 +174,9 @@ impl Recorder for Peer {
         }
         let scripted = self.script.lock().unwrap().pop_front();
         let answer = scripted.unwrap_or_else(|| self.always.lock().unwrap().clone());
+        if matches!(answer, Answer::Never) {
+            return std::future::pending().await;
+        }
         let recorded = i32::from(v1::Outcome::Recorded);
         let outcomes = match answer {
             Answer::All(outcome) => Ok(vec![outcome; facts.len()]),
@@ -179,6 +184,7 @@ impl Recorder for Peer {
             Answer::FailIf(code, at_fault) if at_fault(&facts) => Err(Status::new(code, "as scripted")),
             Answer::FailIf(..) => Ok(vec![recorded; facts.len()]),
             Answer::OneShort => Ok(vec![recorded; facts.len() - 1]),
+            Answer::Never => unreachable!("it has no end"),
         };
         let accepted = outcomes
             .as_ref()
