@@ -78,7 +78,7 @@ async fn what_was_refused_is_listed_with_its_reason() {
     assert_eq!(lines[1]["fact"]["bytes"], 1);
 }
 
-/// Nobody answers: both go on trying until somebody gives up, and then say what is left.
+/// Nobody answers: both wait until somebody gives up, and then say at once what is left.
 #[tokio::test]
 async fn what_cannot_be_delivered_stays() {
     for (what, left) in [("drain", "2 left"), ("resend", "1 left")] {
@@ -87,9 +87,8 @@ async fn what_cannot_be_delivered_stays() {
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", silent.local_addr().unwrap());
         let mut process = Spawned::start(command(&[what], folder.path()).env("RECORDER_URL", url));
-        let connection = silent.accept().await.unwrap();
+        let _open_and_silent = silent.accept().await.unwrap();
         process.signal(Signal::INT);
-        drop((connection, silent));
         let line = process.line_with(left).await;
         assert!(line.starts_with("0 recorded"), "{line}");
         assert_eq!(process.exit().await.code(), Some(1));

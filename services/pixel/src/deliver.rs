@@ -17,7 +17,7 @@ use crate::{
     metrics::{ForwardMetrics, RequestCounts},
     recorders,
     settings::RecorderSettings,
-    spool::Folder,
+    spool::{Folder, SetAsideFact},
 };
 
 /// Sends all facts of a spool. Failures are retried until `give_up`; what is unsent then is `left`.
@@ -28,7 +28,7 @@ pub async fn drain(
     meter: &Meter,
     give_up: CancellationToken,
 ) -> Delivered {
-    let mut forwarder = forwarder(folder, recorder, clock, meter);
+    let mut forwarder = forwarder(folder, recorder, clock, meter, give_up.clone());
     forwarder.run(give_up).await;
     let left = forwarder.lock_reader().holds().unsent;
     Delivered {
@@ -38,7 +38,7 @@ pub async fn drain(
 }
 
 /// Sends once more what is set aside. What is refused again stays set aside, with its new reason; failures are retried
-/// until `give_up`.
+/// until `give_up`. A file of which anything is still unanswered then stays as it is.
 pub async fn resend(
     folder: Folder,
     recorder: &RecorderSettings,
@@ -46,21 +46,18 @@ pub async fn resend(
     meter: &Meter,
     give_up: CancellationToken,
 ) -> io::Result<Delivered> {
-    let mut forwarder = forwarder(folder, recorder, clock, meter);
+    let mut forwarder = forwarder(folder, recorder, clock, meter, give_up.clone());
     // What is refused again goes to a new file, which is not one of these.
     let files = forwarder.lock_reader().set_aside_files();
     for _ in 0..files {
-        let kept = forwarder.lock_reader().oldest_set_aside()?;
-        let facts = kept.into_iter().map(|kept| kept.fact).collect();
-        for batch in batches(facts) {
-            if !forwarder.settle(&batch, &give_up).await {
-                break;
-            }
-        }
-        if give_up.is_cancelled() {
+        let Some(refused) = resend_oldest(&mut forwarder, &give_up).await? else {
             break;
-        }
-        forwarder.lock_reader().remove_oldest_set_aside()?;
+        };
+        forwarder
+            .lock_reader()
+            .replace_oldest_set_aside(&refused)
+            .map_err(io::Error::other)?;
+        forwarder.delivered.set_aside += u64::try_from(refused.len()).unwrap_or(u64::MAX);
     }
     let left = forwarder
         .lock_reader()
@@ -73,7 +70,29 @@ pub async fn resend(
     })
 }
 
-fn forwarder(folder: Folder, recorder: &RecorderSettings, clock: Arc<dyn Clock>, meter: &Meter) -> Forwarder {
+/// Sends the oldest file's facts; gives those refused again, or `None` if there was no time for all of them.
+async fn resend_oldest(
+    forwarder: &mut Forwarder,
+    give_up: &CancellationToken,
+) -> io::Result<Option<Vec<SetAsideFact>>> {
+    let kept = forwarder.lock_reader().oldest_set_aside()?;
+    let mut refused = Vec::new();
+    for batch in batches(kept.into_iter().map(|kept| kept.fact).collect()) {
+        match forwarder.settle(&batch, give_up).await {
+            Some(again) => refused.extend(again),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(refused))
+}
+
+fn forwarder(
+    folder: Folder,
+    recorder: &RecorderSettings,
+    clock: Arc<dyn Clock>,
+    meter: &Meter,
+    give_up: CancellationToken,
+) -> Forwarder {
     Forwarder {
         reader: Arc::new(Mutex::new(folder.into_reader())),
         client: forward::client(recorders::channel(recorder.urls.clone())),
@@ -82,6 +101,8 @@ fn forwarder(folder: Folder, recorder: &RecorderSettings, clock: Arc<dyn Clock>,
         clock,
         counts: Arc::new(RequestCounts::default()),
         until_empty: true,
+        give_up,
+        most_facts: MAX_BATCH_FACTS,
         delivered: Delivered::default(),
     }
 }

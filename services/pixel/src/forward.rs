@@ -32,8 +32,7 @@ use crate::{
 
 /// How long a recorder may take for a batch.
 const DEADLINE: Duration = Duration::from_secs(15);
-/// Bounds of the pause after a failure: it doubles from the first to the second, and a random part of it is waited, so that
-/// many pixels do not come back at the same moment.
+/// Most of the pause after a failure, at first and at last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
 /// The pause after a failure that only a person can mend; half of it and a random part of the other half.
 const SLOW: Duration = Duration::from_secs(30);
@@ -50,6 +49,10 @@ pub(crate) struct Forwarder {
     pub(crate) counts: Arc<RequestCounts>,
     /// Whether to end as soon as the spool is empty, rather than wait for more.
     pub(crate) until_empty: bool,
+    /// Ends even a call under way, whose facts then stay unsettled.
+    pub(crate) give_up: CancellationToken,
+    /// Most facts sent at once: fewer after a batch has taken too long, or a recorder that is slow would never finish one.
+    pub(crate) most_facts: usize,
     pub(crate) delivered: Delivered,
 }
 
@@ -82,6 +85,8 @@ enum Remedy {
     Halve,
     /// Try again soon.
     Retry,
+    /// It took too long: try again soon with half of it.
+    RetryHalf,
     /// Somebody has to change a setting; try again from time to time.
     RetrySlowly,
 }
@@ -90,8 +95,25 @@ enum Remedy {
 const fn remedy(code: Code) -> Remedy {
     match code {
         Code::InvalidArgument | Code::OutOfRange => Remedy::Halve,
+        Code::DeadlineExceeded | Code::Cancelled => Remedy::RetryHalf,
         Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented => Remedy::RetrySlowly,
         _ => Remedy::Retry,
+    }
+}
+
+/// The pauses after failures in a row: at most twice as long each time, and of that a random part, so that many pixels do
+/// not come back to a recorder at the same moment.
+struct Backoff(Duration);
+
+impl Backoff {
+    const fn new() -> Self {
+        Self(BACKOFF.0)
+    }
+
+    fn next(&mut self) -> Duration {
+        let most = self.0;
+        self.0 = (most * 2).min(BACKOFF.1);
+        between(Duration::ZERO, most)
     }
 }
 
@@ -121,8 +143,11 @@ impl Forwarder {
                     () = readable => {}
                     () = finish.cancelled() => {}
                 }
-            } else if !self.settle(&batch.facts, &finish).await {
-                return;
+            } else {
+                let Some(refused) = self.settle(&batch.facts, &finish).await else {
+                    return;
+                };
+                self.set_aside(refused).await;
             }
             settled = batch;
         }
@@ -138,7 +163,11 @@ impl Forwarder {
                 if let Err(error) = reader.trim(&settled) {
                     tracing::warn!(%error, "cannot write the spool's cursor; after a restart some facts are sent again");
                 }
-                reader.read(MAX_BATCH_FACTS, BATCH_BYTES)
+                let batch = reader.read(MAX_BATCH_FACTS, BATCH_BYTES)?;
+                if batch.facts.is_empty() {
+                    let _ = reader.trim(&batch); // Past what is corrupt; a cursor that fails has told so.
+                }
+                Ok::<_, std::io::Error>(batch)
             });
             match read.await {
                 Ok(Ok(batch)) => return Some(batch),
@@ -154,22 +183,36 @@ impl Forwarder {
         }
     }
 
-    /// Sends the facts of a batch, in parts if need be, until each is settled. False if `finish` came first.
-    pub(crate) async fn settle(&mut self, facts: &[Vec<u8>], finish: &CancellationToken) -> bool {
-        let facts = self.decode(facts).await;
+    /// Sends the facts of a batch, in parts if need be, until the recorder has answered for each; gives those that it
+    /// refused, which are settled once they are set aside. `None` if `finish` came first: then none of them is.
+    pub(crate) async fn settle(
+        &mut self,
+        facts: &[Vec<u8>],
+        finish: &CancellationToken,
+    ) -> Option<Vec<SetAsideFact>> {
+        let (facts, mut refused) = self.decode(facts);
         self.metrics
             .progress
             .set_oldest(facts.iter().filter_map(|pending| at_ms(&pending.fact)).min());
         let mut parts = vec![facts];
-        let mut pause = BACKOFF.0;
+        let mut backoff = Backoff::new();
+        let give_up = self.give_up.clone();
         while let Some(mut part) = parts.pop() {
+            if part.len() > self.most_facts {
+                parts.push(part.split_off(self.most_facts));
+            }
             if part.is_empty() {
                 continue;
             }
-            let status = match self.send(&part).await {
+            let answer = tokio::select! {
+                answer = self.send(&part) => answer,
+                () = give_up.cancelled() => return None,
+            };
+            let status = match answer {
                 Ok(outcomes) if outcomes.len() == part.len() => {
-                    self.take_outcomes(part, &outcomes).await;
-                    pause = BACKOFF.0;
+                    refused.extend(self.take_outcomes(part, &outcomes));
+                    self.most_facts = (self.most_facts * 2).min(MAX_BATCH_FACTS);
+                    backoff = Backoff::new();
                     continue;
                 }
                 Ok(outcomes) => {
@@ -181,8 +224,7 @@ impl Forwarder {
             match remedy(status.code()) {
                 Remedy::Halve if part.len() == 1 => {
                     tracing::warn!(code = ?status.code(), message = status.message(), "the recorder refuses a fact");
-                    self.take_outcomes(part, &[v1::Outcome::from(Outcome::Invalid).into()])
-                        .await;
+                    refused.extend(self.take_outcomes(part, &[v1::Outcome::from(Outcome::Invalid).into()]));
                     continue;
                 }
                 Remedy::Halve => {
@@ -190,12 +232,14 @@ impl Forwarder {
                     parts.extend([second, part]);
                     continue;
                 }
-                Remedy::Retry => {
+                remedy @ (Remedy::Retry | Remedy::RetryHalf) => {
                     self.note_failure(&status);
-                    if !wait(between(Duration::ZERO, pause), finish).await {
-                        return false;
+                    if remedy == Remedy::RetryHalf {
+                        self.most_facts = (part.len() / 2).max(1);
                     }
-                    pause = (pause * 2).min(BACKOFF.1);
+                    if !wait(backoff.next(), finish).await {
+                        return None;
+                    }
                 }
                 Remedy::RetrySlowly => {
                     self.metrics.progress.failed(self.clock.now().as_millis());
@@ -205,13 +249,13 @@ impl Forwarder {
                          names a recorder of this version; facts stay in the spool until then"
                     );
                     if !wait(between(SLOW / 2, SLOW), finish).await {
-                        return false;
+                        return None;
                     }
                 }
             }
             parts.push(part);
         }
-        true
+        Some(refused)
     }
 
     /// One call. There is a span for each, whose context travels along.
@@ -247,8 +291,8 @@ impl Forwarder {
         metadata
     }
 
-    /// Counts the outcomes and sets refused facts aside.
-    async fn take_outcomes(&mut self, part: Vec<Pending>, outcomes: &[i32]) {
+    /// Counts the outcomes; gives the refused facts.
+    fn take_outcomes(&mut self, part: Vec<Pending>, outcomes: &[i32]) -> Vec<SetAsideFact> {
         if let Some(since) = self.metrics.progress.succeeded() {
             let outage_ms = self.clock.now().as_millis().saturating_sub(since);
             tracing::info!(outage_ms, "the recorder answers again");
@@ -261,15 +305,15 @@ impl Forwarder {
             match known {
                 Some(Outcome::Recorded) => self.delivered.recorded += 1,
                 Some(Outcome::AlreadyKnown) => self.delivered.already_known += 1,
-                Some(outcome) => refused.push((outcome.as_str().to_owned(), pending.bytes)),
-                None => refused.push((format!("{UNKNOWN_OUTCOME}: {outcome}"), pending.bytes)),
+                Some(outcome) => refused.push(self.refused(outcome.as_str().to_owned(), pending.bytes)),
+                None => refused.push(self.refused(format!("{UNKNOWN_OUTCOME}: {outcome}"), pending.bytes)),
             }
         }
-        self.set_aside(refused).await;
+        refused
     }
 
-    /// Decodes a batch; what cannot be decoded is set aside at once.
-    async fn decode(&mut self, facts: &[Vec<u8>]) -> Vec<Pending> {
+    /// Decodes a batch; what cannot be decoded is as good as refused.
+    fn decode(&self, facts: &[Vec<u8>]) -> (Vec<Pending>, Vec<SetAsideFact>) {
         let mut decoded = Vec::with_capacity(facts.len());
         let mut undecodable = Vec::new();
         for bytes in facts.iter().cloned() {
@@ -277,23 +321,24 @@ impl Forwarder {
                 Ok(fact) => decoded.push(Pending { bytes, fact }),
                 Err(error) => {
                     self.metrics.facts(UNDECODABLE, 1);
-                    undecodable.push((format!("{UNDECODABLE}: {error}"), bytes));
+                    undecodable.push(self.refused(format!("{UNDECODABLE}: {error}"), bytes));
                 }
             }
         }
-        self.set_aside(undecodable).await;
-        decoded
+        (decoded, undecodable)
     }
 
-    async fn set_aside(&mut self, refused: Vec<(String, Vec<u8>)>) {
-        if refused.is_empty() {
+    fn refused(&self, reason: String, fact: Vec<u8>) -> SetAsideFact {
+        let at_ms = self.clock.now().as_millis();
+        SetAsideFact { reason, at_ms, fact }
+    }
+
+    /// Sets facts aside, which settles them; comes just before the trim of their batch, so that a batch that is
+    /// interrupted and sent again does not set them aside twice.
+    async fn set_aside(&mut self, facts: Vec<SetAsideFact>) {
+        if facts.is_empty() {
             return;
         }
-        let at_ms = self.clock.now().as_millis();
-        let facts: Vec<SetAsideFact> = refused
-            .into_iter()
-            .map(|(reason, fact)| SetAsideFact { reason, at_ms, fact })
-            .collect();
         let count = facts.len();
         tracing::warn!(
             count,
@@ -348,5 +393,39 @@ fn at_ms(fact: &v1::Fact) -> Option<i64> {
     match fact.fact.as_ref()? {
         v1::fact::Fact::Hit(hit) => Some(hit.opened_at_ms),
         v1::fact::Fact::Mark(mark) => Some(mark.marked_at_ms),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A thousand pixels that lost their recorder at the same moment come back spread over all of the pause.
+    #[test]
+    fn pauses_grow_to_a_limit_and_are_spread_over_all_of_it() {
+        let after = |failures: usize| -> Vec<Duration> {
+            (0..1_000)
+                .map(|_| {
+                    let mut backoff = Backoff::new();
+                    for _ in 0..failures {
+                        let _ = backoff.next();
+                    }
+                    backoff.next()
+                })
+                .collect()
+        };
+        for (failures, most) in [(0, 50), (1, 100), (5, 1_600), (8, 10_000), (100, 10_000)] {
+            let most = Duration::from_millis(most);
+            let mut tenths = [0; 10];
+            for pause in after(failures) {
+                assert!(pause <= most, "{pause:?} after {failures} failures");
+                let tenth = pause.as_nanos() * 10 / (most.as_nanos() + 1);
+                tenths[usize::try_from(tenth).unwrap()] += 1;
+            }
+            assert!(
+                tenths.iter().all(|pixels| (30..300).contains(pixels)),
+                "after {failures} failures: {tenths:?}"
+            );
+        }
     }
 }

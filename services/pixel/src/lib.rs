@@ -20,6 +20,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use axum::{Router, extract::Request};
+use recorder_api::MAX_BATCH_FACTS;
 use service_kit::{Health, Metrics, Readiness, Surroundings, Tasks, admin, http::Limits};
 use tokio::{task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -66,7 +67,7 @@ pub async fn run_on(
     let grace = settings.common.grace;
     let (spool, reader, ended) = open_spool(files, &settings, &metrics).await?;
     let counts = Arc::new(RequestCounts::default());
-    counts.register(metrics.meter(), &spool);
+    counts.register(metrics.meter(), &spool, reader.counts());
     metrics::register_spool(metrics.meter(), &spool, settings.spool_max_bytes, reader.counts());
     let forward_metrics = ForwardMetrics::new(metrics.meter(), Arc::clone(&clock));
     let readiness = readiness(
@@ -83,12 +84,14 @@ pub async fn run_on(
         metrics: forward_metrics,
         counts: Arc::clone(&counts),
         until_empty: false,
+        give_up: CancellationToken::new(),
+        most_facts: MAX_BATCH_FACTS,
         delivered: Delivered::default(),
     };
     let app = Arc::new(App {
         spool: spool.clone(),
         clock,
-        counts,
+        counts: Arc::clone(&counts),
         trusted_proxies: settings.trusted_proxies,
         gif: GifResponse::new(),
     });
@@ -117,7 +120,15 @@ pub async fn run_on(
         end_spool(spool, ended, requests_done, spool_done.clone()),
     );
     tasks.spawn("forward", forward_until(forwarder, spool_done, stop, grace));
-    tasks.finish().await
+    let ended = tasks.finish().await;
+    let overdue = counts.overdue_now();
+    if overdue > 0 {
+        tracing::error!(
+            overdue,
+            "the disk under the spool still does not answer for hits that were answered: they may be lost"
+        );
+    }
+    ended
 }
 
 async fn open_spool(

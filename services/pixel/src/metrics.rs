@@ -34,6 +34,8 @@ pub(crate) enum Loss {
     Spool(Failure),
     /// Its sync failed after its answer, under `SPOOL_SYNC=interval`.
     Unsynced,
+    /// It was in the spool, and its bytes are corrupt.
+    Corrupt,
     /// The recorder refused it, and it could not be set aside.
     NotSetAside,
     /// The clock shows a time before 1970, of which no id can be made.
@@ -45,6 +47,7 @@ impl Loss {
         match self {
             Self::Spool(failure) => failure.as_str(),
             Self::Unsynced => "unsynced",
+            Self::Corrupt => "corrupt",
             Self::NotSetAside => "not_set_aside",
             Self::Clock => "clock",
         }
@@ -60,12 +63,13 @@ impl Loss {
             Self::Unsynced => 5,
             Self::NotSetAside => 6,
             Self::Clock => 7,
+            Self::Corrupt => 8,
         }
     }
 
     fn all() -> impl Iterator<Item = Self> {
         let spool = Failure::ALL.into_iter().map(Self::Spool);
-        spool.chain([Self::Unsynced, Self::NotSetAside, Self::Clock])
+        spool.chain([Self::Unsynced, Self::NotSetAside, Self::Clock, Self::Corrupt])
     }
 }
 
@@ -91,7 +95,7 @@ pub(crate) struct RequestCounts {
     hits: AtomicU64,
     marks: [AtomicU64; 3],
     invalid_tokens: [AtomicU64; 7],
-    lost: [AtomicU64; 8],
+    lost: [AtomicU64; 9],
     overdue: AtomicI64,
 }
 
@@ -127,8 +131,13 @@ impl RequestCounts {
         self.overdue.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Has `meter` show these counts.
-    pub(crate) fn register(self: &Arc<Self>, meter: &Meter, spool: &Spool) {
+    /// Hits that were answered and that the disk has not answered for.
+    pub(crate) fn overdue_now(&self) -> i64 {
+        self.overdue.load(Ordering::Relaxed)
+    }
+
+    /// Has `meter` show these counts, and of those that spool and reader keep what was lost.
+    pub(crate) fn register(self: &Arc<Self>, meter: &Meter, spool: &Spool, reader: Arc<ReaderCounts>) {
         let counts = Arc::clone(self);
         meter
             .u64_observable_counter("email_tracker.pixel.hits")
@@ -172,10 +181,10 @@ impl RequestCounts {
                         .lost
                         .get(why.index())
                         .map_or(0, |count| count.load(Ordering::Relaxed));
-                    let of_spool = if why == Loss::Unsynced {
-                        spool.lost_after_answer()
-                    } else {
-                        0
+                    let of_spool = match why {
+                        Loss::Unsynced => spool.lost_after_answer(),
+                        Loss::Corrupt => reader.quarantined.load(Ordering::Relaxed),
+                        _ => 0,
                     };
                     seen.observe(here + of_spool, &[KeyValue::new("reason", why.as_str())]);
                 }
@@ -186,7 +195,7 @@ impl RequestCounts {
             .i64_observable_gauge("email_tracker.pixel.facts.overdue")
             .with_unit("{fact}")
             .with_description("Hits answered without waiting any longer for the disk, which still has them")
-            .with_callback(move |seen| seen.observe(counts.overdue.load(Ordering::Relaxed), &[]))
+            .with_callback(move |seen| seen.observe(counts.overdue_now(), &[]))
             .build();
     }
 }
@@ -250,8 +259,8 @@ pub(crate) fn register_spool(meter: &Meter, spool: &Spool, max_bytes: u64, count
     let of = Arc::clone(&counts);
     meter
         .u64_observable_counter("email_tracker.pixel.spool.quarantined")
-        .with_unit("{stretch}")
-        .with_description("Stretches of corrupt bytes in the spool that were skipped")
+        .with_unit("{fact}")
+        .with_description("Facts lost to corrupt bytes in the spool, which were quarantined and skipped")
         .with_callback(move |seen| seen.observe(of.quarantined.load(Ordering::Relaxed), &[]))
         .build();
     meter

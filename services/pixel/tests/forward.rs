@@ -228,8 +228,6 @@ async fn a_fact_that_spoils_its_batch_is_found_by_halves() {
 async fn every_other_failure_is_retried_and_nothing_is_dropped() {
     let codes = [
         Code::Unavailable,
-        Code::Cancelled,
-        Code::DeadlineExceeded,
         Code::ResourceExhausted,
         Code::Aborted,
         Code::Internal,
@@ -253,6 +251,99 @@ async fn every_other_failure_is_retried_and_nothing_is_dropped() {
         assert_eq!(pixel.metric("email_tracker_pixel_spool_set_aside").await, 0);
         pixel.stop().await.unwrap();
     }
+}
+
+/// A recorder that is too slow for a large batch would never answer for it, however often it is sent.
+#[tokio::test]
+async fn what_took_too_long_is_sent_in_smaller_batches_until_it_goes_well() {
+    for code in [Code::Cancelled, Code::DeadlineExceeded] {
+        let folder = TempDir::new().unwrap();
+        let names: Vec<String> = (0..64).map(|number| number.to_string()).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        fill(&folder, &names).await;
+        let peer = Peer::new();
+        for _ in 0..3 {
+            peer.then(Answer::FailIf(code, Arc::new(|_| true)));
+        }
+        let recorder = peer.listen().await;
+        let url = recorder.url().to_string();
+        let pixel = start(folder.path(), &[("RECORDER_URL", &url)]).await;
+        assert_eq!(email_ids(&peer.wait_for_facts(64).await), names);
+        let sizes: Vec<usize> = peer.seen().iter().map(|seen| seen.facts.len()).collect();
+        assert_eq!(sizes, [64, 32, 16, 8, 8, 16, 32], "{code:?}");
+        wait_for(&pixel, UNSENT, 0).await;
+        pixel.stop().await.unwrap();
+    }
+}
+
+/// After an outage every pixel has a backlog, and there is one recorder, which has no room for all of them at once.
+#[tokio::test]
+async fn many_pixels_come_back_to_one_recorder_one_batch_each_at_a_time() {
+    const PIXELS: usize = 24;
+    let peer = Peer::with_room_for(3);
+    let recorder = peer.listen().await;
+    let (address, url) = (recorder.address, recorder.url().to_string());
+    recorder.stop().await;
+    let mut pixels = Vec::new();
+    for number in 0..PIXELS {
+        let folder = TempDir::new().unwrap();
+        let token = format!("pixel {number}");
+        let variables = [("RECORDER_URL", url.as_str()), ("RECORDER_TOKEN", &token)];
+        let pixel = start(folder.path(), &variables).await;
+        hit(&pixel, ["a", "b"]).await;
+        pixels.push((pixel, folder));
+    }
+    for (pixel, _) in &pixels {
+        wait_for(pixel, UNSENT, 2).await;
+    }
+    let _recorder = peer.listen_on(address).await;
+    peer.wait_for_facts(2 * PIXELS).await;
+    for (pixel, _) in pixels {
+        wait_for(&pixel, UNSENT, 0).await;
+        pixel.stop().await.unwrap();
+    }
+    assert_eq!(peer.facts().len(), 2 * PIXELS, "each once");
+    let most = peer.most_under_way();
+    assert_eq!(most.len(), PIXELS);
+    assert!(most.values().all(|most| *most == 1), "{most:?}");
+}
+
+#[tokio::test]
+async fn a_spool_that_an_outage_has_filled_recovers_with_the_recorder() {
+    let peer = Peer::new();
+    let recorder = peer.listen().await;
+    let (address, url) = (recorder.address, recorder.url().to_string());
+    recorder.stop().await;
+    let folder = TempDir::new().unwrap();
+    let variables = [("RECORDER_URL", url.as_str()), ("SPOOL_MAX_BYTES", "64KiB")];
+    let pixel = start(folder.path(), &variables).await;
+    let lost = "email_tracker_pixel_facts_lost_total{reason=\"spool_full\"}";
+    let mut sent = 0;
+    while pixel.metric(lost).await < 10 {
+        hit(&pixel, [format!("{sent:0>900}").as_str()]).await;
+        sent += 1;
+        assert!(sent < 500);
+    }
+    let (status, ready) = pixel.ready().await;
+    assert!(
+        status == 200 && ready.contains("degraded") && ready.contains("the spool is full"),
+        "{ready}"
+    );
+
+    let _recorder = peer.listen_on(address).await;
+    wait_for(&pixel, UNSENT, 0).await;
+    support::eventually_async("it is ready again", async || {
+        pixel.ready().await.1.contains(r#""status":"ready""#)
+    })
+    .await;
+    for _ in 0..20 {
+        hit(&pixel, [format!("{sent:0>900}").as_str()]).await;
+        sent += 1;
+    }
+    wait_for(&pixel, UNSENT, 0).await;
+    let lost = pixel.metric(lost).await;
+    assert_eq!(peer.facts().len(), sent - lost);
+    pixel.stop().await.unwrap();
 }
 
 #[tokio::test]
@@ -443,4 +534,84 @@ async fn an_orphaned_folder_is_drained_and_what_was_set_aside_is_sent_again() {
         .await
         .unwrap();
     assert_eq!((left.left, set_aside_in(&folder).len()), (1, 1));
+}
+
+/// The reasons of all that is set aside, without their details.
+fn reasons_in(folder: &TempDir) -> Vec<String> {
+    let mut reasons = Vec::new();
+    folder_at(folder.path())
+        .into_reader()
+        .for_each_set_aside(|kept| {
+            let reason = kept.reason.split(':').next().unwrap_or_default();
+            reasons.push(reason.to_owned());
+        })
+        .unwrap();
+    reasons
+}
+
+/// Somebody presses Ctrl-C while the recorder has a batch and does not answer: neither command waits for the call's
+/// deadline, which would count as a failure, and neither sets anything aside a second time.
+#[tokio::test]
+async fn giving_up_leaves_everything_as_it_was() {
+    let folder = TempDir::new().unwrap();
+    fill(&folder, &["a", "bad"]).await;
+    let spool = support::open(folder.path());
+    spool.spool.append(vec![0xff]).await.unwrap();
+    spool.close().await;
+    let peer = Peer::new();
+    peer.always(Answer::Each(Arc::new(|fact| match fact.email_id() {
+        "bad" => outcome(Outcome::Invalid),
+        _ => outcome(Outcome::Recorded),
+    })));
+    let recorder = peer.listen().await;
+    let settings = settings(&recorder.url().to_string());
+    let clock = Arc::new(service_kit::SystemClock);
+    let metrics = service_kit::Metrics::new("test").unwrap();
+    let deliver = async |command: &str, give_up: CancellationToken| {
+        let from = folder_at(folder.path());
+        match command {
+            "drain" => drain(from, &settings, clock.clone(), metrics.meter(), give_up).await,
+            _ => resend(from, &settings, clock.clone(), metrics.meter(), give_up)
+                .await
+                .unwrap(),
+        }
+    };
+    let interrupted = async |command: &str| {
+        let give_up = CancellationToken::new();
+        let seen = peer.seen().len();
+        peer.then(Answer::Never);
+        let interrupt = async {
+            peer.wait_until(|all| all.len() > seen).await;
+            give_up.cancel();
+        };
+        tokio::join!(deliver(command, give_up.clone()), interrupt).0
+    };
+    let nothing_but = |left| Delivered {
+        left,
+        ..Delivered::default()
+    };
+
+    for _ in 0..2 {
+        assert_eq!(interrupted("drain").await, nothing_but(3));
+        assert_eq!(reasons_in(&folder), Vec::<String>::new());
+    }
+    let expected = Delivered {
+        recorded: 1,
+        set_aside: 2,
+        ..Delivered::default()
+    };
+    assert_eq!(deliver("drain", CancellationToken::new()).await, expected);
+    for _ in 0..2 {
+        assert_eq!(interrupted("resend").await, nothing_but(2));
+        assert_eq!(reasons_in(&folder), ["undecodable", "invalid"]);
+    }
+    let resent = deliver("resend", CancellationToken::new()).await;
+    assert_eq!((resent.set_aside, resent.left), (2, 2));
+    assert_eq!(reasons_in(&folder), ["undecodable", "invalid"]);
+
+    let told = metrics.render().unwrap();
+    let failures = told.lines().filter(|line| {
+        line.starts_with("email_tracker_pixel_forward_errors_total{") && !line.ends_with(" 0")
+    });
+    assert_eq!(failures.collect::<Vec<_>>(), Vec::<&str>::new());
 }

@@ -536,6 +536,7 @@ async fn every_series_is_there_from_the_start() {
         "email_tracker_pixel_invalid_tokens_total{reason=\"nul\"} 0",
         "email_tracker_pixel_facts_lost_total{reason=\"disk_full\"} 0",
         "email_tracker_pixel_facts_lost_total{reason=\"unsynced\"} 0",
+        "email_tracker_pixel_facts_lost_total{reason=\"corrupt\"} 0",
         "email_tracker_pixel_facts_overdue 0",
         "email_tracker_pixel_spool_size_bytes 0",
         "email_tracker_pixel_spool_limit_bytes 1073741824",

@@ -22,14 +22,17 @@ use std::{
 use pixel::spool::{AppendError, Failure, Options, SyncPolicy, files::DiskFiles};
 use support::{
     append_all, numbered, open, open_on,
+    peer::{Answer, Peer},
     pixel::{get, left_in, mark, path_of},
 };
 use tempfile::TempDir;
+use tracking::Fact;
 
 /// A pixel as a process of its own; killed when dropped.
 struct Process {
     child: Child,
     public: SocketAddr,
+    admin: SocketAddr,
 }
 
 impl Process {
@@ -50,7 +53,8 @@ impl Process {
         let public = SocketAddr::from(([127, 0, 0, 1], ports[0]));
         loop {
             if is_answering(public).await {
-                return Ok(Self { child, public });
+                let admin = SocketAddr::from(([127, 0, 0, 1], ports[1]));
+                return Ok(Self { child, public, admin });
             }
             if child.try_wait().unwrap().is_some() {
                 let mut words = String::new();
@@ -59,6 +63,18 @@ impl Process {
             }
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
+    }
+
+    /// Ends it as a crash does.
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    async fn metric(&self, series: &str) -> String {
+        let answer = get(self.admin, "/metrics").await;
+        let mut lines = answer.text().lines().filter_map(|line| line.strip_prefix(series));
+        lines.next().expect("the series is there").trim().to_owned()
     }
 
     fn signal(&self, signal: rustix::process::Signal) {
@@ -122,18 +138,24 @@ async fn hits_until_broken(to: SocketAddr, prefix: String) -> Vec<String> {
     answered
 }
 
+/// The kernel keeps what was written, so this holds for either policy of syncing.
 #[tokio::test]
 async fn kill_9_loses_nothing_that_was_answered() {
+    for sync in ["always", "interval"] {
+        kill_9_again_and_again(&[("SPOOL_SYNC", sync)]).await;
+    }
+}
+
+async fn kill_9_again_and_again(variables: &[(&str, &str)]) {
     let folder = TempDir::new().unwrap();
     let mut answered = Vec::new();
-    for round in 0..5 {
-        let mut process = Process::start(folder.path(), &[]).await.unwrap();
+    for round in 0..4 {
+        let mut process = Process::start(folder.path(), variables).await.unwrap();
         let clients: Vec<_> = (0..8)
             .map(|client| tokio::spawn(hits_until_broken(process.public, format!("{round}-{client}"))))
             .collect();
         tokio::time::sleep(std::time::Duration::from_millis(100 + 50 * round)).await;
-        process.child.kill().unwrap();
-        process.child.wait().unwrap();
+        process.kill();
         for client in clients {
             answered.extend(client.await.unwrap());
         }
@@ -148,6 +170,81 @@ async fn kill_9_loses_nothing_that_was_answered() {
         .collect();
     assert!(answered.len() > 100, "only {} answered", answered.len());
     assert_eq!(lost, Vec::<&String>::new());
+}
+
+/// The recorder has the batch and has not answered for it when the pixel dies.
+#[tokio::test]
+async fn what_the_recorder_has_not_answered_for_is_still_in_the_spool() {
+    let folder = TempDir::new().unwrap();
+    let peer = Peer::new();
+    peer.then(Answer::Never);
+    let recorder = peer.listen().await;
+    let url = recorder.url().to_string();
+    let mut process = Process::start(folder.path(), &[("RECORDER_URL", &url)])
+        .await
+        .unwrap();
+    get(process.public, &path_of("a")).await.assert_gif("a hit");
+    peer.wait_until(|seen| !seen.is_empty()).await;
+    process.kill();
+    let left = left_in(folder.path());
+    assert_eq!(left, peer.seen()[0].facts);
+
+    let _process = Process::start(folder.path(), &[("RECORDER_URL", &url)])
+        .await
+        .unwrap();
+    assert_eq!(peer.wait_for_facts(1).await, left);
+}
+
+/// A byte is flipped in the middle of the spool while nobody looks: one hit is lost, kept in the quarantine and counted,
+/// and every other one reaches the recorder.
+#[tokio::test]
+async fn a_byte_flipped_in_the_middle_of_the_spool_costs_one_hit() {
+    let folder = TempDir::new().unwrap();
+    let mut process = Process::start(folder.path(), &[]).await.unwrap();
+    for number in 0..300 {
+        get(process.public, &path_of(&format!("email {number}")))
+            .await
+            .assert_gif("a hit");
+    }
+    process.kill();
+    let segment = folder.path().join(format!("{:020}.seg", 1));
+    let mut bytes = fs::read(&segment).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x20;
+    fs::write(&segment, bytes).unwrap();
+
+    let peer = Peer::new();
+    let recorder = peer.listen().await;
+    let url = recorder.url().to_string();
+    let process = Process::start(folder.path(), &[("RECORDER_URL", &url)])
+        .await
+        .unwrap();
+    get(process.public, &path_of("email 300"))
+        .await
+        .assert_gif("a hit after it");
+    let facts = peer.wait_for_facts(300).await;
+    let delivered: HashSet<&str> = facts.iter().map(Fact::email_id).collect();
+    let missing: Vec<usize> = (0..=300)
+        .filter(|number| !delivered.contains(format!("email {number}").as_str()))
+        .collect();
+    assert_eq!((facts.len(), missing.len()), (300, 1), "{missing:?}");
+    assert!((100..200).contains(&missing[0]), "{missing:?}");
+    for (series, value) in [
+        ("email_tracker_pixel_spool_quarantined_total ", "1"),
+        ("email_tracker_pixel_facts_lost_total{reason=\"corrupt\"} ", "1"),
+        (
+            "email_tracker_pixel_facts_lost_total{reason=\"disk_error\"} ",
+            "0",
+        ),
+    ] {
+        assert_eq!(process.metric(series).await, value, "{series}");
+    }
+    let copies = fs::read_dir(folder.path().join("quarantine")).unwrap().count();
+    assert_eq!(copies, 1);
+    support::eventually_async("all of it is settled", async || {
+        process.metric("email_tracker_pixel_spool_records ").await == "0"
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -260,7 +357,7 @@ async fn sigterm_answers_what_is_under_way_and_keeps_it() {
 
 #[tokio::test]
 async fn sigterm_forwards_what_it_can() {
-    let peer = support::peer::Peer::new();
+    let peer = Peer::new();
     let listening = peer.listen().await;
     let (answered, left) = stopped_under_load(&format!("http://{}", listening.address), "60").await;
     let recorded: HashSet<_> = peer
@@ -283,11 +380,9 @@ async fn sigterm_does_not_wait_for_a_recorder_that_is_stopped() {
 
 #[tokio::test]
 async fn sigterm_does_not_wait_for_a_recorder_that_never_answers_a_batch() {
-    let peer = support::peer::Peer::new();
-    peer.then(support::peer::Answer::All(
-        recorder_api::v1::Outcome::Recorded.into(),
-    ));
-    peer.always(support::peer::Answer::Never);
+    let peer = Peer::new();
+    peer.then(Answer::All(recorder_api::v1::Outcome::Recorded.into()));
+    peer.always(Answer::Never);
     let listening = peer.listen().await;
     let (answered, left) = stopped_under_load(&format!("http://{}", listening.address), "4").await;
     let recorded: HashSet<_> = peer

@@ -10,8 +10,8 @@ use std::{
 
 /// A folder's files, as the spool uses them. [`DiskFiles`] is the real one.
 pub trait Files: Send + Sync + 'static {
-    /// Makes `folder` and what is missing above it, for its owner alone: facts are personal data.
-    fn create_folder(&self, folder: &Path) -> io::Result<()>;
+    /// Makes `folder` below a parent that is there, for its owner alone: facts are personal data. False if it was there.
+    fn create_folder(&self, folder: &Path) -> io::Result<bool>;
     /// Takes the folder for this process until the returned guard is dropped or the process dies, however it dies.
     /// `Ok(None)` if another process has it.
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Send + Sync>>>;
@@ -23,7 +23,7 @@ pub trait Files: Send + Sync + 'static {
     fn open(&self, path: &Path) -> io::Result<Box<dyn SpoolFile>>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
-    /// Returns when the files created in and removed from `folder` will still be so after a power cut.
+    /// Returns when the files and folders created in and removed from `folder` will still be so after a power cut.
     fn sync_folder(&self, folder: &Path) -> io::Result<()>;
 }
 
@@ -39,13 +39,41 @@ pub trait SpoolFile: Send + Sync {
     fn sync(&self) -> io::Result<()>;
 }
 
+/// Makes `folder` and what is missing above it. What this made will still be there after a power cut, and so will what
+/// somebody made who was killed before that was certain.
+pub(super) fn make_folder(files: &dyn Files, folder: &Path) -> io::Result<()> {
+    let parent = match folder.parent() {
+        None => return Ok(()),
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+    };
+    let made = match files.create_folder(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_folder(files, parent)?;
+            files.create_folder(folder)?
+        }
+        made => made?,
+    };
+    match files.sync_folder(parent) {
+        // Somebody else made it, who may keep this account from reading the folder above.
+        Err(error) if !made => {
+            tracing::debug!(folder = %folder.display(), %error, "cannot sync the folder above");
+            Ok(())
+        }
+        synced => synced,
+    }
+}
+
 /// The file system of the machine.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DiskFiles;
 
 impl Files for DiskFiles {
-    fn create_folder(&self, folder: &Path) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)
+    fn create_folder(&self, folder: &Path) -> io::Result<bool> {
+        match DirBuilder::new().mode(0o700).create(folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(false),
+            created => created.map(|()| true),
+        }
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Send + Sync>>> {

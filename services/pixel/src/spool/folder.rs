@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::{
     cursor::CursorFile,
-    files::Files,
+    files::{Files, make_folder},
     reader::Reader,
     segment::{self, HEADER_END, Header, HeaderFound, Scan, Step},
     set_aside::SetAside,
@@ -106,7 +106,7 @@ impl Folder {
                 source,
             }
         };
-        files.create_folder(path).map_err(failed("create the folder"))?;
+        make_folder(files.as_ref(), path).map_err(failed("create the folder"))?;
         let lock = files
             .lock(&path.join("lock"))
             .map_err(failed("lock the file \"lock\""))?

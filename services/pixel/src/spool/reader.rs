@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    ops::ControlFlow,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -10,8 +11,9 @@ use std::{
 
 use super::{
     cursor::CursorFile,
+    files::make_folder,
     folder::{Holdings, Segment, Shared},
-    segment::{Scan, Step, to_u64},
+    segment::{Scan, Step},
     set_aside::{SetAside, SetAsideError, SetAsideFact},
 };
 
@@ -29,9 +31,9 @@ pub struct Batch {
 pub struct ReaderCounts {
     /// Facts that are set aside now.
     pub set_aside: AtomicU64,
-    /// Stretches of corrupt bytes that were skipped since the start.
+    /// Facts lost to corrupt bytes, which were quarantined and skipped, since the start.
     pub quarantined: AtomicU64,
-    /// Their bytes.
+    /// These bytes.
     pub quarantined_bytes: AtomicU64,
 }
 
@@ -84,53 +86,78 @@ impl Reader {
     /// The next facts: at most `max_facts`, and of no more than `max_bytes` unless the first alone has more.
     ///
     /// Only synced facts are read. Facts are in no batch twice until the folder is opened again; until [`trim`] they stay
-    /// on disk. An empty batch means that there is no more for now.
+    /// on disk. An empty batch means that there is no more for now. What a disk refuses to read is an error only if nothing
+    /// could be read before it.
     ///
     /// [`trim`]: Self::trim
     pub fn read(&mut self, max_facts: usize, max_bytes: usize) -> io::Result<Batch> {
         let mut batch = Batch::default();
         let mut bytes = 0;
         while batch.facts.len() < max_facts && bytes < max_bytes {
-            let Some((segment, successor)) = self.current_segment() else {
-                break;
-            };
-            let place = match (self.place_in(segment.first_seq), successor) {
-                (Err(error), Some(successor)) if error.kind() == io::ErrorKind::NotFound => {
-                    let file = self.shared.segment_path(segment.first_seq);
-                    tracing::error!(file = %file.display(), "a segment of the spool was removed by someone else");
-                    self.place = Some(self.open_place(successor)?);
-                    continue;
-                }
-                (place, _) => place?,
-            };
-            let (offset, next_seq) = (place.scan.offset(), place.scan.next_seq());
-            match place.scan.step(segment.end, successor.unwrap_or(u64::MAX))? {
-                Step::Record { payload, .. }
-                    if !batch.facts.is_empty() && bytes + payload.len() > max_bytes =>
-                {
-                    place.scan.go_back(offset, next_seq);
-                    break;
-                }
-                Step::Record { seq, payload } => {
-                    batch.upto = seq + 1;
-                    if seq >= self.shared.accounts().cursor {
-                        bytes += payload.len();
-                        batch.facts.push(payload);
-                    }
-                }
-                Step::Bad {
-                    offset, bad_bytes, ..
-                } => self.quarantine(segment.first_seq, offset, bad_bytes),
-                Step::End => {
-                    let Some(successor) = successor else {
-                        batch.upto = batch.upto.max(segment.next_seq); // Also past numbers that no fact has.
-                        break;
-                    };
-                    self.place = Some(self.open_place(successor)?);
-                }
+            match self.read_on(&mut batch, &mut bytes, max_bytes) {
+                Ok(ControlFlow::Continue(())) => {}
+                Err(error) if batch.facts.is_empty() => return Err(error),
+                // Facts are not read again, so those read must not be forgotten; the error comes again with the next batch.
+                Ok(ControlFlow::Break(())) | Err(_) => break,
             }
         }
         Ok(batch)
+    }
+
+    /// One step of [`read`](Self::read).
+    fn read_on(
+        &mut self,
+        batch: &mut Batch,
+        bytes: &mut usize,
+        max_bytes: usize,
+    ) -> io::Result<ControlFlow<()>> {
+        let Some((segment, successor)) = self.current_segment() else {
+            return Ok(ControlFlow::Break(()));
+        };
+        let place = match (self.place_in(segment.first_seq), successor) {
+            (Err(error), Some(successor)) if error.kind() == io::ErrorKind::NotFound => {
+                let file = self.shared.segment_path(segment.first_seq);
+                tracing::error!(file = %file.display(), "a segment of the spool was removed by someone else");
+                self.place = Some(self.open_place(successor)?);
+                return Ok(ControlFlow::Continue(()));
+            }
+            (place, _) => place?,
+        };
+        let (offset, next_seq) = (place.scan.offset(), place.scan.next_seq());
+        match place.scan.step(segment.end, segment.next_seq)? {
+            Step::Record { payload, .. } if !batch.facts.is_empty() && *bytes + payload.len() > max_bytes => {
+                place.scan.go_back(offset, next_seq);
+                return Ok(ControlFlow::Break(()));
+            }
+            Step::Record { seq, payload } => {
+                batch.upto = seq + 1;
+                if seq >= self.shared.accounts().cursor {
+                    *bytes += payload.len();
+                    batch.facts.push(payload);
+                }
+            }
+            Step::Bad {
+                offset,
+                bad_bytes,
+                lost,
+                ..
+            } => {
+                let unsettled = next_seq.max(self.shared.accounts().cursor);
+                let lost_now = (next_seq + lost).saturating_sub(unsettled);
+                // Nobody misses a fact that was settled before.
+                if lost_now > 0 || lost == 0 {
+                    self.quarantine(segment.first_seq, offset, bad_bytes, lost_now);
+                }
+            }
+            Step::End => {
+                let Some(successor) = successor else {
+                    batch.upto = batch.upto.max(segment.next_seq); // Also past numbers that no fact has.
+                    return Ok(ControlFlow::Break(()));
+                };
+                self.place = Some(self.open_place(successor)?);
+            }
+        }
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Says that all facts up to the end of `batch` are settled: each was recorded, or set aside.
@@ -178,11 +205,13 @@ impl Reader {
         self.set_aside.oldest()
     }
 
-    /// Removes the file that [`oldest_set_aside`](Self::oldest_set_aside) read.
-    pub fn remove_oldest_set_aside(&mut self) -> io::Result<()> {
-        if let Some(freed) = self.set_aside.remove_oldest()? {
+    /// Removes the file that [`oldest_set_aside`](Self::oldest_set_aside) read, and keeps `facts` instead, in a new file.
+    /// They are on disk before the other is removed.
+    pub fn replace_oldest_set_aside(&mut self, facts: &[SetAsideFact]) -> Result<(), SetAsideError> {
+        let (taken, freed) = self.set_aside.replace_oldest(facts)?;
+        {
             let mut accounts = self.shared.accounts();
-            accounts.bytes = accounts.bytes.saturating_sub(freed);
+            accounts.bytes = (accounts.bytes + taken).saturating_sub(freed);
         }
         self.counts
             .set_aside
@@ -218,8 +247,8 @@ impl Reader {
     }
 
     /// Keeps a copy of bytes that are no record, counts them, and goes on behind them.
-    fn quarantine(&mut self, first_seq: u64, offset: u64, bad_bytes: u64) {
-        self.counts.quarantined.fetch_add(1, Ordering::Relaxed);
+    fn quarantine(&mut self, first_seq: u64, offset: u64, bad_bytes: u64, lost: u64) {
+        self.counts.quarantined.fetch_add(lost, Ordering::Relaxed);
         self.counts
             .quarantined_bytes
             .fetch_add(bad_bytes, Ordering::Relaxed);
@@ -227,26 +256,26 @@ impl Reader {
         let path = folder.join(format!("{first_seq:020}-{offset}.bad"));
         let kept = self.place.as_ref().map_or(Ok(0), |place| {
             let files = &self.shared.files;
-            let bytes = place.scan.read_raw(offset, bad_bytes)?;
-            files.create_folder(&folder)?;
-            match files.create(&path) {
+            make_folder(files.as_ref(), &folder)?;
+            let copied = match files.create(&path) {
                 // Seen before this process: the same bytes are there.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(0),
                 file => {
                     let file = file?;
-                    file.write_at(&bytes, 0)?;
+                    let copied = place.scan.copy_to(file.as_ref(), offset, bad_bytes)?;
                     file.sync()?;
+                    copied
                 }
-            }
+            };
             files.sync_folder(&folder)?;
-            Ok::<_, io::Error>(to_u64(bytes.len()))
+            Ok::<_, io::Error>(copied)
         });
         let copy = match &kept {
             Ok(_) => path.display().to_string(),
             Err(error) => format!("none, because {error}"),
         };
         tracing::error!(
-            segment = %self.shared.segment_path(first_seq).display(), offset, bad_bytes, copy,
+            segment = %self.shared.segment_path(first_seq).display(), offset, bad_bytes, lost, copy,
             "skipped corrupt bytes in the spool; check the disk"
         );
         self.shared.accounts().bytes += kept.unwrap_or(0);

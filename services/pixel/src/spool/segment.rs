@@ -6,8 +6,9 @@
 //! ```
 //!
 //! Integers are little-endian. A segment's file is named by the sequence number that its first record has at least.
-//! Numbers rise from record to record; some are left out after a failed sync. `previous_end` is how much of the segment
-//! before was synced when this one was begun: what lies behind that was never answered for.
+//! Within a segment numbers rise by one from record to record, so that a gap tells how many records are missing; between
+//! segments some are left out after a failed sync. `previous_end` is how much of the segment before was synced when this
+//! one was begun: what lies behind that was never answered for.
 
 use std::{io, ops::Range};
 
@@ -19,6 +20,7 @@ pub const MAX_PAYLOAD_BYTES: usize = 64 << 10;
 pub(super) const HEADER_BYTES: usize = 36;
 pub(super) const HEADER_END: u64 = 36;
 pub(super) const RECORD_HEAD_BYTES: usize = 16;
+const MIN_RECORD_BYTES: u64 = 17;
 const MAX_RECORD_BYTES: usize = RECORD_HEAD_BYTES + MAX_PAYLOAD_BYTES;
 /// How much of a segment is in memory while it is read.
 const WINDOW_BYTES: usize = 256 << 10;
@@ -148,8 +150,13 @@ fn decode_record<'a>(bytes: &'a [u8], seqs: &Range<u64>) -> Option<(u64, &'a [u8
 pub(super) enum Step {
     /// A good record.
     Record { seq: u64, payload: Vec<u8> },
-    /// `bad_bytes` at `offset` are no record; `more` says whether a good one follows them.
-    Bad { offset: u64, bad_bytes: u64, more: bool },
+    /// `bad_bytes` at `offset` are no record, in the place of `lost` ones; `more` says whether a good one follows them.
+    Bad {
+        offset: u64,
+        bad_bytes: u64,
+        lost: u64,
+        more: bool,
+    },
     /// Nothing is left before the end.
     End,
 }
@@ -200,30 +207,49 @@ impl Scan {
         if self.offset >= end {
             return Ok(Step::End);
         }
-        let seqs = self.next_seq..seq_limit;
+        let next_seq = self.next_seq;
         let bytes = self.bytes_at(self.offset, end)?;
-        if let Some((seq, payload)) = decode_record(bytes, &seqs) {
+        if let Some((seq, payload)) = decode_record(bytes, &numbers_behind(0, next_seq, seq_limit)) {
             let payload = payload.to_vec();
             self.offset += record_bytes(payload.len());
             self.next_seq = seq + 1;
             return Ok(Step::Record { seq, payload });
         }
         let offset = self.offset;
-        let resume = self.find_record(offset + 1, end, &seqs)?;
-        self.offset = resume.unwrap_or(end);
+        let resume = self.find_record(offset, end, seq_limit)?;
+        let (resume_at, resume_seq) = resume.unwrap_or_else(|| {
+            let most = next_seq.saturating_add((end - offset) / MIN_RECORD_BYTES);
+            (end, most.min(seq_limit))
+        });
+        self.offset = resume_at;
+        if resume.is_some() {
+            self.next_seq = resume_seq;
+        }
         Ok(Step::Bad {
             offset,
-            bad_bytes: self.offset - offset,
+            bad_bytes: resume_at - offset,
+            lost: resume_seq.saturating_sub(next_seq),
             more: resume.is_some(),
         })
     }
 
-    /// Reads what [`Step::Bad`] told of, as much of it as is there.
-    pub(super) fn read_raw(&self, offset: u64, bytes: u64) -> io::Result<Vec<u8>> {
-        let mut buffer = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)];
-        let read = read_full(self.file.as_ref(), &mut buffer, offset)?;
-        buffer.truncate(read);
-        Ok(buffer)
+    /// Copies what [`Step::Bad`] told of into `file`, as much of it as is there; gives how much that is.
+    pub(super) fn copy_to(&self, file: &dyn SpoolFile, offset: u64, bytes: u64) -> io::Result<u64> {
+        let mut buffer = vec![0; WINDOW_BYTES];
+        let mut copied = 0;
+        while copied < bytes {
+            let wanted = usize::try_from(bytes - copied)
+                .unwrap_or(usize::MAX)
+                .min(WINDOW_BYTES);
+            let piece = buffer.get_mut(..wanted).unwrap_or_default();
+            let read = read_full(self.file.as_ref(), piece, offset + copied)?;
+            if read == 0 {
+                break;
+            }
+            file.write_at(piece.get(..read).unwrap_or_default(), copied)?;
+            copied += to_u64(read);
+        }
+        Ok(copied)
     }
 
     /// Returns when what was read will still be there after a power cut.
@@ -231,8 +257,10 @@ impl Scan {
         self.file.sync()
     }
 
-    fn find_record(&mut self, from: u64, end: u64, seqs: &Range<u64>) -> io::Result<Option<u64>> {
-        let mut offset = from;
+    /// The next good record behind `bad`, where none is: where it begins, and its number.
+    fn find_record(&mut self, bad: u64, end: u64, seq_limit: u64) -> io::Result<Option<(u64, u64)>> {
+        let next_seq = self.next_seq;
+        let mut offset = bad + 1;
         while offset < end {
             let bytes = self.bytes_at(offset, end)?;
             // Fewer bytes than a record may have: the segment ends here, or its file is shorter than it should be.
@@ -243,13 +271,13 @@ impl Scan {
             } else {
                 bytes.len() - (MAX_RECORD_BYTES - 1)
             };
-            let found = (0..tries).find(|&at| {
-                bytes
-                    .get(at..)
-                    .is_some_and(|rest| decode_record(rest, seqs).is_some())
+            let found = (0..tries).find_map(|at| {
+                let seqs = numbers_behind(offset + to_u64(at) - bad, next_seq, seq_limit);
+                let (seq, _) = decode_record(bytes.get(at..)?, &seqs)?;
+                Some((offset + to_u64(at), seq))
             });
-            if let Some(at) = found {
-                return Ok(Some(offset + to_u64(at)));
+            if found.is_some() {
+                return Ok(found);
             }
             if is_last {
                 break;
@@ -278,6 +306,15 @@ impl Scan {
         let limit = usize::try_from(end - offset).unwrap_or(usize::MAX);
         Ok(bytes.get(..limit).unwrap_or(bytes))
     }
+}
+
+/// The numbers that a record may have behind `skipped` bytes in which the records from `next_seq` on should be.
+///
+/// Bytes that only look like a record, in somebody's user agent for example, do not pass for one with any number, or all
+/// the records behind them would be too old to be believed.
+fn numbers_behind(skipped: u64, next_seq: u64, seq_limit: u64) -> Range<u64> {
+    let most = next_seq.saturating_add(skipped / MIN_RECORD_BYTES);
+    next_seq..seq_limit.min(most.saturating_add(1))
 }
 
 /// Fills `buffer` from `offset` on, as far as the file reaches.

@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf, sync::Arc};
 
 use super::{
-    files::{Files, SpoolFile},
+    files::{Files, SpoolFile, make_folder},
     segment::{self, Fields, HEADER_END, Header, Scan, Step, encode_record, to_u64},
 };
 
@@ -101,6 +101,14 @@ impl SetAside {
 
     /// Keeps `facts`; they are synced when this returns. Gives the bytes that this took.
     pub(super) fn keep(&mut self, facts: &[SetAsideFact]) -> Result<u64, SetAsideError> {
+        self.keep_beside(facts, self.bytes())
+    }
+
+    /// The same with `others` bytes that count towards the bound.
+    fn keep_beside(&mut self, facts: &[SetAsideFact], others: u64) -> Result<u64, SetAsideError> {
+        if facts.is_empty() {
+            return Ok(0);
+        }
         let before = self.bytes();
         let mut buffer = Vec::new();
         let mut next_seq = self.next_seq;
@@ -108,7 +116,7 @@ impl SetAside {
             encode_record(&mut buffer, next_seq, &encode(fact));
             next_seq += 1;
         }
-        if before + to_u64(buffer.len()) > MAX_SET_ASIDE_BYTES {
+        if others + to_u64(buffer.len()) > MAX_SET_ASIDE_BYTES {
             return Err(SetAsideError::Full);
         }
         let kept = self.append(&buffer, to_u64(facts.len()));
@@ -135,7 +143,7 @@ impl SetAside {
     }
 
     fn begin(&mut self) -> io::Result<Box<dyn SpoolFile>> {
-        self.files.create_folder(&self.folder)?;
+        make_folder(self.files.as_ref(), &self.folder)?;
         let first_seq = self.next_seq;
         let path = self.folder.join(segment::file_name(first_seq));
         let file = self.files.create(&path)?;
@@ -171,18 +179,17 @@ impl SetAside {
         Ok(())
     }
 
-    /// Removes the oldest file and gives the bytes that this freed; `None` if there is none.
-    pub(super) fn remove_oldest(&mut self) -> io::Result<Option<u64>> {
+    /// Puts `facts` in the place of the oldest file, if there is one; gives the bytes that this took and those it freed.
+    pub(super) fn replace_oldest(&mut self, facts: &[SetAsideFact]) -> Result<(u64, u64), SetAsideError> {
         let Some(oldest) = self.segments.first().copied() else {
-            return Ok(None);
+            return Ok((0, 0));
         };
+        self.active = None; // It may be the oldest; they go to a new one.
+        let taken = self.keep_beside(facts, self.bytes() - oldest.end)?;
         self.files
             .remove(&self.folder.join(segment::file_name(oldest.first_seq)))?;
         self.segments.remove(0);
-        if self.segments.is_empty() {
-            self.active = None;
-        }
-        Ok(Some(oldest.end))
+        Ok((taken, oldest.end))
     }
 
     /// The facts of the oldest file; empty if there is none.

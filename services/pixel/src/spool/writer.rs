@@ -345,8 +345,8 @@ impl Writer {
         }
     }
 
-    /// Creates the next segment. Its name is on disk before anything in it is answered for; its header gets there with
-    /// its first records.
+    /// Creates the next segment. Its header is on disk before its name, and both before anything in it is answered for:
+    /// whatever has its name also says how much of the segment before was synced.
     fn begin_segment(&self) -> io::Result<Active> {
         let (first_seq, previous) = {
             let accounts = self.shared.accounts();
@@ -361,6 +361,7 @@ impl Writer {
         let file = self.shared.files.create(&path)?;
         let begun = file
             .write_at(&header.encode(), 0)
+            .and_then(|()| file.sync())
             .and_then(|()| self.shared.files.sync_folder(&self.shared.path));
         if let Err(error) = begun {
             self.forget_file(&path);

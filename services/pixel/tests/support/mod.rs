@@ -88,8 +88,13 @@ pub async fn append_all(spool: &Spool, facts: &[String]) {
 
 /// Waits until it is so; a test that never gets there fails rather than hangs.
 pub async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    eventually_async(what, async || is_so()).await;
+}
+
+/// The same for what takes waiting itself.
+pub async fn eventually_async(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     for _ in 0..3_000 {
-        if is_so() {
+        if is_so().await {
             return;
         }
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;

@@ -1,7 +1,7 @@
 //! A recorder that answers as its script says: a real gRPC server of the same interface.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
@@ -11,7 +11,10 @@ use recorder_api::v1::{
     self, RecordRequest, RecordResponse,
     recorder_server::{Recorder, RecorderServer},
 };
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+};
 use tonic::{Code, Request, Response, Status};
 use tracking::Fact;
 
@@ -48,7 +51,12 @@ pub struct Peer {
     script: Arc<Mutex<VecDeque<Answer>>>,
     always: Arc<Mutex<Answer>>,
     seen: Arc<watch::Sender<Vec<Seen>>>,
+    room: Arc<Semaphore>,
+    under_way: Arc<Mutex<UnderWay>>,
 }
+
+/// Calls under way now, and the most of them at any time, by what authorized them.
+type UnderWay = HashMap<Option<String>, (usize, usize)>;
 
 /// A running [`Peer`]; it stops when this is dropped.
 pub struct Listening {
@@ -62,7 +70,26 @@ impl Peer {
             script: Arc::default(),
             always: Arc::new(Mutex::new(Answer::All(v1::Outcome::Recorded.into()))),
             seen: Arc::new(watch::Sender::new(Vec::new())),
+            room: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            under_way: Arc::default(),
         }
+    }
+
+    /// One that refuses more than so many batches at once, as a recorder does.
+    pub fn with_room_for(batches: usize) -> Self {
+        Self {
+            room: Arc::new(Semaphore::new(batches)),
+            ..Self::new()
+        }
+    }
+
+    /// The most calls that were under way at once, by what authorized them.
+    pub fn most_under_way(&self) -> HashMap<Option<String>, usize> {
+        let under_way = self.under_way.lock().unwrap();
+        under_way
+            .iter()
+            .map(|(who, (_, most))| (who.clone(), *most))
+            .collect()
     }
 
     /// For the next batch only.
@@ -153,6 +180,28 @@ impl Drop for Listening {
     }
 }
 
+/// A call under way, until it is dropped.
+struct OneMore<'a>(&'a Peer, Option<String>);
+
+impl<'a> OneMore<'a> {
+    fn of(peer: &'a Peer, authorization: Option<String>) -> Self {
+        let mut all = peer.under_way.lock().unwrap();
+        let (now, most) = all.entry(authorization.clone()).or_default();
+        *now += 1;
+        *most = (*most).max(*now);
+        drop(all);
+        Self(peer, authorization)
+    }
+}
+
+impl Drop for OneMore<'_> {
+    fn drop(&mut self) {
+        if let Some((now, _)) = self.0.under_way.lock().unwrap().get_mut(&self.1) {
+            *now -= 1;
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl Recorder for Peer {
     async fn record(&self, request: Request<RecordRequest>) -> Result<Response<RecordResponse>, Status> {
@@ -163,6 +212,10 @@ impl Recorder for Peer {
                 .map(|value| value.to_str().unwrap().to_owned())
         };
         let (authorization, traceparent) = (text("authorization"), text("traceparent"));
+        let _under_way = OneMore::of(self, authorization.clone());
+        let Ok(_room) = self.room.try_acquire() else {
+            return Err(Status::resource_exhausted("no room"));
+        };
         let facts: Vec<Fact> = request
             .into_inner()
             .facts
@@ -174,9 +227,7 @@ impl Recorder for Peer {
         }
         let scripted = self.script.lock().unwrap().pop_front();
         let answer = scripted.unwrap_or_else(|| self.always.lock().unwrap().clone());
-        if matches!(answer, Answer::Never) {
-            return std::future::pending().await;
-        }
+        let is_never = matches!(answer, Answer::Never);
         let recorded = i32::from(v1::Outcome::Recorded);
         let outcomes = match answer {
             Answer::All(outcome) => Ok(vec![outcome; facts.len()]),
@@ -184,7 +235,7 @@ impl Recorder for Peer {
             Answer::FailIf(code, at_fault) if at_fault(&facts) => Err(Status::new(code, "as scripted")),
             Answer::FailIf(..) => Ok(vec![recorded; facts.len()]),
             Answer::OneShort => Ok(vec![recorded; facts.len() - 1]),
-            Answer::Never => unreachable!("it has no end"),
+            Answer::Never => Err(Status::unavailable("nobody ever reads this")),
         };
         let accepted = outcomes
             .as_ref()
@@ -196,6 +247,9 @@ impl Recorder for Peer {
             accepted,
         };
         self.seen.send_modify(|all| all.push(seen));
+        if is_never {
+            std::future::pending::<()>().await;
+        }
         Ok(Response::new(RecordResponse { outcomes: outcomes? }))
     }
 }
