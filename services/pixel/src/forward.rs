@@ -32,6 +32,8 @@ use crate::{
 
 /// How long a recorder may take for a batch.
 const DEADLINE: Duration = Duration::from_secs(15);
+/// How long it may take once the pixel is to end: one that is away must not hold up who waits for this pixel's return.
+const LAST_DEADLINE: Duration = Duration::from_secs(2);
 /// Most of the pause after a failure, at first and at last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
 /// The pause after a failure that only a person can mend; half of it and a random part of the other half.
@@ -126,7 +128,7 @@ pub(crate) fn client(channel: Channel) -> RecorderClient<Channel> {
 
 impl Forwarder {
     /// Sends whatever comes into the spool. Once `finish` is cancelled it ends when the spool is empty, or at the first
-    /// batch that fails; the rest stays in the spool.
+    /// batch that fails or takes more than two seconds; the rest stays in the spool.
     pub(crate) async fn run(&mut self, finish: CancellationToken) {
         let mut settled = Batch::default();
         loop {
@@ -205,7 +207,7 @@ impl Forwarder {
                 continue;
             }
             let answer = tokio::select! {
-                answer = self.send(&part) => answer,
+                answer = self.send(&part, finish) => answer,
                 () = give_up.cancelled() => return None,
             };
             let status = match answer {
@@ -259,7 +261,7 @@ impl Forwarder {
     }
 
     /// One call. There is a span for each, whose context travels along.
-    async fn send(&mut self, part: &[Pending]) -> Result<Vec<i32>, Status> {
+    async fn send(&mut self, part: &[Pending], finish: &CancellationToken) -> Result<Vec<i32>, Status> {
         let span = tracing::info_span!("forward batch", facts = part.len(), otel.kind = "client");
         let facts = part.iter().map(|pending| pending.fact.clone()).collect();
         let mut request = Request::from_parts(
@@ -270,12 +272,12 @@ impl Forwarder {
         request.set_timeout(DEADLINE);
         let begun = Instant::now();
         // The deadline of the call itself begins when a connection takes it, which may be never.
-        let answer = tokio::time::timeout(DEADLINE, self.client.record(request).instrument(span)).await;
+        let answer = tokio::select! {
+            answer = self.client.record(request).instrument(span) => answer,
+            () = overdue(finish) => Err(Status::deadline_exceeded("no recorder has answered in time")),
+        };
         self.metrics.batch_took(begun.elapsed());
-        match answer {
-            Ok(answer) => Ok(answer?.into_inner().outcomes),
-            Err(_) => Err(Status::deadline_exceeded("no recorder has answered in time")),
-        }
+        Ok(answer?.into_inner().outcomes)
     }
 
     fn metadata(&self, span: &tracing::Span) -> MetadataMap {
@@ -374,6 +376,18 @@ impl Forwarder {
 
     pub(crate) fn lock_reader(&self) -> std::sync::MutexGuard<'_, Reader> {
         self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// When a batch has taken too long.
+async fn overdue(finish: &CancellationToken) {
+    let last = async {
+        finish.cancelled().await;
+        sleep(LAST_DEADLINE).await;
+    };
+    tokio::select! {
+        () = sleep(DEADLINE) => {}
+        () = last => {}
     }
 }
 
