@@ -151,19 +151,21 @@ impl recorder_server::Recorder for Service {
     }
 }
 
-/// Serves the recorder, gRPC's health and its reflection on `listener` until `stop`; batches under way are answered.
+/// Serves the recorder, gRPC's health and its reflection on `listener` until `stop`. Batches under way are answered if that
+/// takes no longer than `patience`; a database that does not answer must not keep a recorder from ending.
 pub(crate) async fn serve(
     listener: TcpListener,
     server: Server,
     health: HealthServer<impl Health>,
     stop: CancellationToken,
+    patience: Duration,
 ) -> anyhow::Result<()> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    tonic::transport::Server::builder()
+    let serving = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .tcp_nodelay(true)
@@ -172,9 +174,18 @@ pub(crate) async fn serve(
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener), stop.cancelled_owned())
-        .await
-        .context("the gRPC server failed")
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener), stop.clone().cancelled_owned());
+    let too_long = async {
+        stop.cancelled().await;
+        tokio::time::sleep(patience).await;
+    };
+    tokio::select! {
+        served = serving => served.context("the gRPC server failed"),
+        () = too_long => {
+            tracing::warn!(?patience, "batches under way were given up: the pixels keep them, and send them again");
+            Ok(())
+        }
+    }
 }
 
 /// Lets calls in that carry the shared secret.

@@ -91,7 +91,13 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
     tasks.spawn("upkeep", upkeep::run(recorder, clock, stop.clone()));
     tasks.spawn(
         "grpc",
-        grpc::serve(listener, service.behind(authentication), health, stop.clone()),
+        grpc::serve(
+            listener,
+            service.behind(authentication),
+            health,
+            stop.clone(),
+            settings.common.grace.mul_f32(0.8),
+        ),
     );
     let ended = tasks.finish().await;
     database.close();
