@@ -227,14 +227,17 @@ impl Interceptor for Authentication {
     }
 }
 
-/// What a failed transaction is answered with. The pixel halves a batch after the first kind, down to the one fact, and
-/// repeats it as it is after the second. Neither says what the batch holds.
+/// What a failed transaction is answered with. After the first kind the pixel looks for the fact at fault by halves; after
+/// the second it sends less at once; after the others it repeats the batch as it is. None says what the batch holds.
 fn status(error: &Error) -> Status {
     tracing::warn!(%error, "a batch was not recorded");
     let sqlstate = error.sqlstate().map_or("none", |code| code.code());
     match error.kind() {
         ErrorKind::Data => Status::invalid_argument(format!(
             "the database refuses a value of this batch (SQLSTATE {sqlstate}); send its halves"
+        )),
+        ErrorKind::TimedOut => Status::deadline_exceeded(format!(
+            "the database took too long for this batch (SQLSTATE {sqlstate}); send less at once"
         )),
         ErrorKind::Other => Status::internal(format!("the batch was not recorded (SQLSTATE {sqlstate})")),
         kind => Status::unavailable(format!(

@@ -11,7 +11,7 @@ mod common;
 
 use std::{sync::Arc, time::Duration};
 
-use common::{at, fresh_database, hit, mark, migrate, stored_emails};
+use common::{HeldCommits, at, fresh_database, hit, mark, migrate, stored_emails};
 use database::RECORDER_ROLE;
 use recorder::Settings;
 use recorder_api::{
@@ -20,7 +20,7 @@ use recorder_api::{
     v1::{self, recorder_client::RecorderClient},
 };
 use service_kit::{Metrics, Public, Reader, Sockets, Surroundings};
-use test_support::{OWNER, OWNER_PASSWORD, PrivatePostgres, eventually, http};
+use test_support::{Direction, FaultProxy, OWNER, OWNER_PASSWORD, PrivatePostgres, eventually, http};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status, transport::Channel};
@@ -376,6 +376,73 @@ async fn a_restart_of_the_database_loses_and_doubles_nothing() {
     service.end().await;
 }
 
+/// A batch is answered for when it is committed, not when it is written: what is lost at the commit was not recorded.
+#[tokio::test]
+async fn no_batch_is_answered_for_before_its_commit() {
+    let database = fresh_database().await;
+    let service = Service::start(&database.url_of(RECORDER_ROLE), &[]).await;
+    service.becomes_ready().await;
+    assert_eq!(service.record(one("before")).await.unwrap(), [Recorded]);
+    let commits = HeldCommits::of(&database).await;
+    let at_its_commit = async || {
+        eventually("it is at its commit", async || {
+            (commits.waiting().await == 1).then_some(())
+        })
+        .await;
+    };
+    for (email_id, killed) in [("killed", true), ("committed", false), ("killed", false)] {
+        let answer = service.record(one(email_id));
+        let meanwhile = async {
+            at_its_commit().await;
+            if killed {
+                assert_eq!(commits.kill_waiting().await, 1);
+            } else {
+                commits.release().await;
+            }
+        };
+        let (answer, ()) = tokio::join!(answer, meanwhile);
+        match (answer, killed) {
+            (Err(status), true) => assert_eq!(status.code(), Code::Unavailable, "{status}"),
+            (Ok(outcomes), false) => {
+                assert_eq!(outcomes, [Recorded], "{email_id}");
+                commits.hold().await;
+            }
+            (answer, _) => panic!("{email_id}: {answer:?}"),
+        }
+    }
+    commits.release().await;
+    service.end().await;
+}
+
+/// A batch that a time-out of the server ends is sent again in halves, so the answer says what it was.
+#[tokio::test]
+async fn a_statement_that_takes_too_long_is_told_apart_from_an_absent_database() {
+    let database = fresh_database().await;
+    let service = Service::start(&database.url_of(RECORDER_ROLE), &[]).await;
+    service.becomes_ready().await;
+    assert_eq!(service.record(one("a")).await.unwrap(), [Recorded]);
+    let client = database.superuser().await;
+    client
+        .batch_execute("begin; select from tracked_emails for update")
+        .await
+        .unwrap();
+    let answer = service.record(one("a"));
+    let cancel = async {
+        let statement = "select count(pg_cancel_backend(pid)) from pg_stat_activity
+                         where datname = current_database() and usename = $1 and wait_event_type = 'Lock'";
+        eventually("it waits, and is cancelled", async || {
+            let row = client.query_one(statement, &[&RECORDER_ROLE]).await.unwrap();
+            (row.get::<_, i64>(0) == 1).then_some(())
+        })
+        .await;
+    };
+    let (answer, ()) = tokio::join!(answer, cancel);
+    assert_eq!(answer.unwrap_err().code(), Code::DeadlineExceeded);
+    client.batch_execute("rollback").await.unwrap();
+    assert_eq!(service.record(one("b")).await.unwrap(), [Recorded]);
+    service.end().await;
+}
+
 #[tokio::test]
 async fn a_read_only_database_is_unavailable_and_not_a_data_error() {
     let database = fresh_database().await;
@@ -518,4 +585,32 @@ async fn a_stop_answers_what_is_under_way() {
     let outcomes = under_way.await.unwrap().unwrap().into_inner();
     assert_eq!(outcomes.outcomes().next(), Some(v1::Outcome::Recorded));
     service.running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn it_ends_although_its_database_does_not_answer() {
+    let database = fresh_database().await;
+    let proxy = FaultProxy::start(database.tcp_address()).await;
+    let url = database.tcp_url_through(RECORDER_ROLE, proxy.address());
+    let more = [("DATABASE_PASSWORD", "recorder"), ("SHUTDOWN_GRACE_SECONDS", "1")];
+    let service = Service::start(&url, &more).await;
+    service.becomes_ready().await;
+    proxy.stall(Direction::ToClient);
+    let mut client = RecorderClient::new(service.channel.clone());
+    let fact = v1::Fact::from(&Fact::Hit(hit("never answered", now(), 1)));
+    let mut request = Request::new(v1::RecordRequest { facts: vec![fact] });
+    let authorization = format!("Bearer {TOKEN}").parse().unwrap();
+    request.metadata_mut().insert("authorization", authorization);
+    let unanswered = tokio::spawn(async move { client.record(request).await });
+    let superuser = database.superuser().await;
+    eventually("the recorder waits for its database", async || {
+        let statement = "select 1 from pg_stat_activity
+                         where datname = $1 and usename = $2 and state = 'idle in transaction'";
+        let waiting = superuser.query_opt(statement, &[&database.name(), &RECORDER_ROLE]);
+        waiting.await.unwrap()
+    })
+    .await;
+    service.stop.cancel();
+    service.running.await.unwrap().expect("a clean end");
+    unanswered.abort();
 }

@@ -26,7 +26,7 @@ use proptest::{
 use recorder::Recorder;
 use recorder_api::Outcome;
 use tokio_postgres::Client;
-use tracking::{Fact, Rules, Timestamp, model};
+use tracking::{Fact, Rules, Timestamp, Verdict, model};
 
 const EMAILS: u8 = 3;
 const RECORDERS: usize = 4;
@@ -168,6 +168,121 @@ fn batches_of(facts: &[Fact], delivery: &Delivery) -> Vec<Vec<Vec<Fact>>> {
     batches
 }
 
+/// What a case is a test of. How often each came up is told at the end, and too seldom is a failure: a generator that no
+/// longer reaches a case would make this test say nothing about it.
+const FEATURES: [&str; 14] = [
+    "clocks disagree: an email's facts come in another order than that of their times",
+    "hits of one email in one millisecond",
+    "a mark and a hit of one email in one millisecond",
+    "a mark that suppresses a hit",
+    "a mark after its email's last hit",
+    "marks of an email without hits",
+    "a hit that consumes a mark and is a duplicate",
+    "a hit of the compose window",
+    "an open that a late fact withdraws",
+    "facts of one email that are years apart",
+    "hits of one email on both sides of a month's border, within a window",
+    "a fact delivered more than once",
+    "more than one batch of one recorder",
+    "several recorders at once",
+];
+
+#[derive(Default)]
+struct Coverage([AtomicUsize; FEATURES.len()]);
+
+impl Coverage {
+    fn count(&self, rules: &Rules, facts: &[Fact], batches: &[Vec<Vec<Fact>>]) {
+        let emails = model::emails(rules, facts);
+        let times = |email_id: &str, hits: bool| -> Vec<i64> {
+            let of_email = facts
+                .iter()
+                .filter(|fact| fact.email_id() == email_id && matches!(fact, Fact::Hit(_)) == hits);
+            let mut times: Vec<i64> = of_email.map(|fact| fact.at().as_millis()).collect();
+            times.sort_unstable();
+            times
+        };
+        let email_ids: BTreeSet<&str> = facts.iter().map(Fact::email_id).collect();
+        let any = |is_so: &dyn Fn(&[i64], &[i64]) -> bool| {
+            email_ids
+                .iter()
+                .any(|email_id| is_so(&times(email_id, true), &times(email_id, false)))
+        };
+        let any_verdict = |is_so: &dyn Fn(&Verdict) -> bool| {
+            emails
+                .values()
+                .flat_map(|email| email.verdicts.values())
+                .any(is_so)
+        };
+        let border = Timestamp::parse_iso("2026-03-01T00:00:00Z").unwrap().as_millis();
+        let year = 360 * 86_400_000;
+        let delivered: Vec<&Fact> = batches.iter().flatten().flatten().collect();
+        let by_recorder_in_order = |facts: &[&Fact]| {
+            email_ids.iter().all(|email_id| {
+                let of_email = facts.iter().filter(|fact| fact.email_id() == *email_id);
+                of_email.map(|fact| fact.at()).is_sorted()
+            })
+        };
+        let is_covered = [
+            !by_recorder_in_order(&delivered),
+            any(&|hits, _| hits.windows(2).any(|pair| pair[0] == pair[1])),
+            any(&|hits, marks| marks.iter().any(|mark| hits.contains(mark))),
+            any_verdict(&|verdict| verdict.consumed_mark.is_some()),
+            any(&|hits, marks| !hits.is_empty() && marks.last() > hits.last()),
+            any(&|hits, marks| hits.is_empty() && !marks.is_empty()),
+            any_verdict(&|verdict| verdict.consumed_mark.is_some() && verdict.is_duplicate),
+            any_verdict(&|verdict| verdict.compose_window),
+            withdraws_an_open(rules, &delivered),
+            any(&|hits, _| {
+                hits.last()
+                    .zip(hits.first())
+                    .is_some_and(|(last, first)| last - first > year)
+            }),
+            any(&|hits, _| {
+                hits.windows(2).any(|pair| {
+                    pair[0] < border && border <= pair[1] && pair[1] - pair[0] <= rules.dedup_window_ms
+                })
+            }),
+            delivered.len() > facts.len(),
+            batches.iter().any(|batches| batches.len() > 1),
+            batches.iter().filter(|batches| !batches.is_empty()).count() > 1,
+        ];
+        for (count, is_covered) in self.0.iter().zip(is_covered) {
+            count.fetch_add(usize::from(is_covered), Ordering::Relaxed);
+        }
+    }
+
+    /// Tells how many cases had each feature, and sees to it that each was in at least one of a hundred.
+    #[expect(
+        clippy::print_stdout,
+        reason = "shown when the test fails or is asked to tell"
+    )]
+    fn tell(&self, cases: usize) {
+        for (count, feature) in self.0.iter().zip(FEATURES) {
+            let count = count.load(Ordering::Relaxed);
+            println!("{count:6} of {cases}: {feature}");
+            assert!(count >= cases / 100, "{count} of {cases}: {feature}");
+        }
+    }
+}
+
+/// Whether the open count of an email goes down on the way.
+fn withdraws_an_open(rules: &Rules, delivered: &[&Fact]) -> bool {
+    let mut so_far = Vec::new();
+    let mut before = BTreeMap::new();
+    delivered.iter().any(|fact| {
+        so_far.push((*fact).clone());
+        let opens: BTreeMap<String, i64> = model::emails(rules, &so_far)
+            .into_iter()
+            .map(|(email_id, email)| (email_id, email.open_count))
+            .collect();
+        let withdrawn = opens
+            .iter()
+            .any(|(email_id, opens)| before.get(email_id).is_some_and(|before| before > opens));
+        before = opens;
+        withdrawn
+    })
+}
+
 /// Each recorder takes its batches one after the other, all recorders at once; answers how many facts became recorded.
 async fn deliver(recorders: &[Recorder], batches: Vec<Vec<Vec<Fact>>>) -> usize {
     let running: Vec<_> = recorders
@@ -202,10 +317,10 @@ async fn check(
     rules: &Rules,
     recorders: &[Recorder],
     prefix: &str,
-    (sketches, delivery): (Vec<Sketch>, Delivery),
+    facts: Vec<Fact>,
+    batches: Vec<Vec<Vec<Fact>>>,
 ) -> Result<(), TestCaseError> {
-    let facts: Vec<Fact> = sketches.iter().map(|sketch| sketch.fact(prefix)).collect();
-    let recorded = deliver(recorders, batches_of(&facts, &delivery)).await;
+    let recorded = deliver(recorders, batches).await;
     prop_assert_eq!(
         recorded,
         facts.len(),
@@ -266,19 +381,23 @@ fn any_order_batches_replays_and_recorders_give_the_models_tables() {
         max_shrink_iters: 400,
         ..ProptestConfig::default()
     };
-    let runs = AtomicUsize::new(0);
+    let (runs, coverage) = (AtomicUsize::new(0), Coverage::default());
     let outcome = TestRunner::new(config).run(
         &(sketches(), deliveries(), prop::sample::select(WINDOWS.to_vec())),
         |(sketches, delivery, window)| {
             let prefix = format!("case{}/", runs.fetch_add(1, Ordering::Relaxed));
             let (rules, recorders) = &recorders[&window];
             let recorders = &recorders[..delivery.recorders];
-            runtime.block_on(check(&client, rules, recorders, &prefix, (sketches, delivery)))
+            let facts: Vec<Fact> = sketches.iter().map(|sketch| sketch.fact(&prefix)).collect();
+            let batches = batches_of(&facts, &delivery);
+            coverage.count(rules, &facts, &batches);
+            runtime.block_on(check(&client, rules, recorders, &prefix, facts, batches))
         },
     );
     if let Err(failure) = outcome {
         panic!("ORDER_SEED={seed}: {failure}");
     }
+    coverage.tell(runs.into_inner());
 }
 
 /// A mark of an email that nobody has heard of, and its first hit, at the same moment through two recorders.

@@ -185,3 +185,56 @@ pub fn facts(hits: impl IntoIterator<Item = Hit>, marks: impl IntoIterator<Item 
         .chain(marks.into_iter().map(Fact::Mark))
         .collect()
 }
+
+/// Holds up every recording transaction at its commit, when it has read and written everything, so that a test decides
+/// what happens in between.
+pub struct HeldCommits(Client);
+
+impl HeldCommits {
+    /// From now on, in this database.
+    pub async fn of(database: &TestDatabase) -> Self {
+        let client = database.superuser().await;
+        client
+            .batch_execute(
+                "create function wait_for_the_test() returns trigger language plpgsql as
+                   $$ begin perform pg_advisory_xact_lock_shared(1); return null; end $$;
+                 create constraint trigger wait_for_the_test after insert or update on tracked_emails
+                   deferrable initially deferred for each row execute function wait_for_the_test();
+                 create constraint trigger wait_for_the_test after insert on marks
+                   deferrable initially deferred for each row execute function wait_for_the_test();
+                 select pg_advisory_lock(1)",
+            )
+            .await
+            .unwrap();
+        Self(client)
+    }
+
+    /// How many sessions of recorders wait: for this at their commit, or for the locks of another one.
+    pub async fn waiting(&self) -> i64 {
+        let statement = "select count(*) from pg_stat_activity
+                         where datname = current_database() and usename = $1 and wait_event_type = 'Lock'";
+        let row = self.0.query_one(statement, &[&RECORDER_ROLE]).await.unwrap();
+        row.get(0)
+    }
+
+    /// Ends the sessions that wait at their commit, as a crash of the server does; answers how many.
+    pub async fn kill_waiting(&self) -> i64 {
+        let statement = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+                         where datname = current_database() and usename = $1 and wait_event = 'advisory'";
+        let row = self.0.query_one(statement, &[&RECORDER_ROLE]).await.unwrap();
+        row.get(0)
+    }
+
+    /// Lets all commits pass.
+    pub async fn release(&self) {
+        self.0
+            .batch_execute("select pg_advisory_unlock(1)")
+            .await
+            .unwrap();
+    }
+
+    /// Holds them up again.
+    pub async fn hold(&self) {
+        self.0.batch_execute("select pg_advisory_lock(1)").await.unwrap();
+    }
+}
