@@ -386,9 +386,8 @@ impl Client {
             answered += 1;
             let closes = answer.contains("connection: close");
             assert!(closes || !was_told, "an answer after the stop is the last one");
-            tokio::time::sleep(self.pause).await;
-            let is_closed = matches!(stream.try_read(&mut [0]), Ok(0));
-            open = (!closes && !is_closed).then_some(stream);
+            let closed = tokio::time::timeout(self.pause, stream.read(&mut [0])).await;
+            open = (!closes && closed.is_err()).then_some(stream);
         }
     }
 }
