@@ -69,7 +69,8 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
             stop.clone(),
         ),
     );
-    tasks.spawn("http", sockets.public.serve(router, LIMITS, grace, stop));
+    let patience = grace.mul_f32(0.8); // the rest is for who ends the connections of those who waited in vain
+    tasks.spawn("http", sockets.public.serve(router, LIMITS, patience, stop));
     let ended = tasks.finish().await;
     database.close();
     ended

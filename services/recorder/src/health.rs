@@ -38,6 +38,12 @@ pub(crate) async fn report(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     set(&reporter, ServingStatus::NotServing).await;
+    stop.run_until_cancelled(keep_reporting(&schema, &reporter)).await;
+    set(&reporter, ServingStatus::NotServing).await;
+    Ok(())
+}
+
+async fn keep_reporting(schema: &SchemaGate, reporter: &HealthReporter) {
     let mut was_ready = None; // neither is known yet
     loop {
         let found = schema.check().await;
@@ -48,7 +54,7 @@ pub(crate) async fn report(
                 Err(error) => tracing::warn!(%error, "not ready: batches are answered with Unavailable"),
             }
             set(
-                &reporter,
+                reporter,
                 if is_ready {
                     ServingStatus::Serving
                 } else {
@@ -58,13 +64,7 @@ pub(crate) async fn report(
             .await;
             was_ready = Some(is_ready);
         }
-        tokio::select! {
-            () = stop.cancelled() => {
-                set(&reporter, ServingStatus::NotServing).await;
-                return Ok(());
-            }
-            () = tokio::time::sleep(PERIOD) => {}
-        }
+        tokio::time::sleep(PERIOD).await;
     }
 }
 

@@ -18,18 +18,21 @@ pub(crate) async fn run(
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    // What is under way is rolled back: the next recorder does it.
+    stop.run_until_cancelled(keep_up(&recorder, &*clock)).await;
+    Ok(())
+}
+
+async fn keep_up(recorder: &Recorder, clock: &dyn Clock) {
     loop {
-        let nap = match recorder.ensure_partitions(&months_ahead(&*clock)).await {
+        let nap = match recorder.ensure_partitions(&months_ahead(clock)).await {
             Ok(()) => PERIOD,
             Err(error) => {
                 tracing::warn!(%error, "partitions were not made ahead; trying again in {PERIOD_AFTER_FAILURE:?}");
                 PERIOD_AFTER_FAILURE
             }
         };
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            () = tokio::time::sleep(nap) => {}
-        }
+        tokio::time::sleep(nap).await;
     }
 }
 
