@@ -56,6 +56,11 @@ def eventually(what, probe, seconds=60):
         time.sleep(0.2)
 
 
+def inspect_container(container):
+    """What the engine knows of a container, by its id."""
+    return json.loads(run("docker", "inspect", container))[0]
+
+
 def free_port():
     """A number free for TCP and UDP at this moment."""
     while True:
@@ -124,6 +129,7 @@ class Stack:
     def __init__(self, domain="localhost", **settings):
         self.project = f"email-tracker-test-{os.getpid()}-{next(self._numbers)}"
         self.folder = tempfile.TemporaryDirectory(prefix=self.project)
+        self.overrides = []
         self.http, self.https, self.proxy = free_port(), free_port(), free_port()
         self.token = "dashboard " + ODD + secrets.token_hex(8)
         self.settings = {
@@ -156,14 +162,18 @@ class Stack:
     # --- The stack itself
 
     def compose(self, *words, without=(), timeout=1800, check=True, input=None, text=True, **settings):
-        """`docker compose` with this stack's .env, to which `settings` are added and `without` is missing."""
+        """`docker compose` with this stack's .env, to which `settings` are added and `without` is missing.
+
+        Files in `overrides` come after docker-compose.yml.
+        """
         env_file = Path(self.folder.name) / ".env"
         entries = {name: str(value) for name, value in (self.settings | settings).items() if name not in without}
         # As .env.example says: in single quotes, with \' for a single quote.
         env_file.write_text(
             "".join("{}='{}'\n".format(name, value.replace("'", "\\'")) for name, value in entries.items())
         )
-        files = ["-f", ROOT / "docker-compose.yml", "-f", HERE / "docker-compose.yml"]
+        files = [ROOT / "docker-compose.yml", *self.overrides, HERE / "docker-compose.yml"]
+        files = [word for file in files for word in ("-f", file)]
         command = ["docker", "compose", "-p", self.project, "--env-file", env_file, *files, *words]
         # Compose takes variables of the shell before those of the file, so it gets none but its own.
         shell = {
@@ -185,7 +195,7 @@ class Stack:
         return self.compose("ps", "-a", "-q", service).strip()
 
     def inspect(self, service):
-        return json.loads(run("docker", "inspect", self.container(service)))[0]
+        return inspect_container(self.container(service))
 
     def in_caddy(self, *command):
         return self.compose("exec", "-T", "caddy", *command)

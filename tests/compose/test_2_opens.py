@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import unittest
-from concurrent.futures import ThreadPoolExecutor
 
 from stack import GIF_BYTES, Mail, Stack, eventually
 
@@ -114,19 +113,3 @@ class Opens(unittest.TestCase):
         eventually("all 100 are recorded", recorded)
         rows = [row for row in stack.api("/dashboard/api/emails")["items"] if row["email_id"] in wanted]
         self.assertEqual({(row["unique_open_count"], row["raw_open_events"]) for row in rows}, {(1, 1)})
-
-    def test_8_two_pixels_leave_no_gap_while_one_restarts(self):
-        stack, mails = self.stack, []
-        self.addCleanup(stack.compose, "--profile", "two-pixels", "rm", "-s", "-f", "-v", "pixel-2")
-        stack.compose("--profile", "two-pixels", "up", "-d", "--build", "--wait", "--no-deps", "pixel-2")
-        with ThreadPoolExecutor() as pool:
-            for name in ("pixel", "pixel-2"):
-                restart = pool.submit(stack.compose, "restart", name)
-                while not restart.done():
-                    mails.append(Mail())
-                    self.get_pixel(stack.direct, mails[-1])
-                    self.assertEqual(self.mark(stack.direct, mails[-1]).status, 200)
-                restart.result()
-        self.assertGreater(len(mails), 10)
-        for mail in mails:
-            stack.recorded(mail)
