@@ -21,9 +21,12 @@ use recorder_api::{
 };
 use service_kit::{Metrics, Public, Reader, Sockets, Surroundings};
 use test_support::{Direction, FaultProxy, OWNER, OWNER_PASSWORD, PrivatePostgres, eventually, http};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request, Status, transport::Channel};
+use tonic::{
+    Code, Request, Status,
+    transport::{Channel, Uri},
+};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -37,6 +40,7 @@ const TOKEN: &str = "the pixels' secret";
 
 /// The recorder as its main runs it, stopped with the test.
 struct Service {
+    uri: Uri,
     channel: Channel,
     admin: std::net::SocketAddr,
     clock: MockClock,
@@ -67,10 +71,10 @@ impl Service {
             stop: stop.clone(),
         };
         let running = tokio::spawn(recorder::run(settings, surroundings));
-        let channel = Channel::from_shared(format!("http://{address}"))
-            .unwrap()
-            .connect_lazy();
+        let uri: Uri = format!("http://{address}").parse().unwrap();
+        let channel = Channel::builder(uri.clone()).connect_lazy();
         Self {
+            uri,
             channel,
             admin: admin_address,
             clock,
@@ -411,6 +415,37 @@ async fn no_batch_is_answered_for_before_its_commit() {
         }
     }
     commits.release().await;
+    service.end().await;
+}
+
+/// What bounds its memory: batches beyond those that there is room for are refused at once, and their pixels come again.
+#[tokio::test]
+async fn more_batches_than_there_is_room_for_are_sent_away() {
+    let database = fresh_database().await;
+    let service = Service::start(&database.url_of(RECORDER_ROLE), &[]).await;
+    service.becomes_ready().await;
+    let commits = HeldCommits::of(&database).await;
+    let connections = [(); 5].map(|()| Channel::builder(service.uri.clone()).connect_lazy());
+    let mut calls = JoinSet::new();
+    for number in 0..80 {
+        let mut request = Request::new(v1::RecordRequest {
+            facts: one(&format!("email {number}")),
+        });
+        let authorization = format!("Bearer {TOKEN}").parse().unwrap();
+        request.metadata_mut().insert("authorization", authorization);
+        let mut client = RecorderClient::new(connections[number % 5].clone());
+        calls.spawn(async move { client.record(request).await });
+    }
+    for _ in 64..80 {
+        let refused = calls.join_next().await.unwrap().unwrap().unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    }
+    commits.release().await;
+    for answer in calls.join_all().await {
+        answer.unwrap();
+    }
+    let client = database.superuser().await;
+    assert_eq!(stored_emails(&client, "email ").await.len(), 64);
     service.end().await;
 }
 
