@@ -59,6 +59,15 @@ impl Metrics {
         }
     }
 
+    pub(crate) fn start_at_zero(&self, name: &'static str) {
+        let transaction = KeyValue::new("transaction", name);
+        self.reruns.add(0, std::slice::from_ref(&transaction));
+        for kind in ErrorKind::ALL {
+            let labels = [transaction.clone(), KeyValue::new("kind", kind.label())];
+            self.errors.add(0, &labels);
+        }
+    }
+
     pub(crate) fn waited(&self, time: Duration) {
         self.pool_wait.record(time.as_secs_f64(), &[]);
     }
@@ -68,7 +77,7 @@ impl Metrics {
             .record(time.as_secs_f64(), &[KeyValue::new("transaction", name)]);
     }
 
-    /// Counts a finished transaction; its series of reruns and errors begin at zero with the first one.
+    /// Counts a finished transaction.
     pub(crate) fn finished<T>(
         &self,
         name: &'static str,
@@ -83,7 +92,7 @@ impl Metrics {
             .add(u64::from(reruns), std::slice::from_ref(&transaction));
         let failed_with = |kind: ErrorKind| [transaction.clone(), KeyValue::new("kind", kind.label())];
         match result {
-            Ok(_) => self.errors.add(0, &failed_with(ErrorKind::LostConnection)),
+            Ok(_) => {}
             Err(error) => self.errors.add(1, &failed_with(error.kind())),
         }
     }

@@ -71,6 +71,16 @@ impl Database {
         })
     }
 
+    /// Has the counters of these transactions, by [`Work::NAME`], begin at zero now. A counter that appears with its
+    /// first error already in it has not risen, as Prometheus sees it.
+    #[must_use]
+    pub fn counting(self, transactions: &[&'static str]) -> Self {
+        for name in transactions {
+            self.metrics.start_at_zero(name);
+        }
+        self
+    }
+
     /// Runs `work` in one transaction and commits it.
     ///
     /// After a serialization failure or a deadlock it is rerun a few times, with growing random pauses. After a lost

@@ -28,7 +28,9 @@ async fn transactions_and_the_pool_are_counted_and_timed() {
         .expect("exporter");
     let provider = SdkMeterProvider::builder().with_reader(exporter).build();
     let stored = migrated().await;
-    let database = Database::open(&config(&stored.url()), &provider.meter("test")).expect("a pool");
+    let database = Database::open(&config(&stored.url()), &provider.meter("test"))
+        .expect("a pool")
+        .counting(&[Say::NAME]);
 
     database.transact(&Say("select 1")).await.expect("committed");
     let rerun = "do $$ begin raise exception 'no' using errcode = '40001'; end $$";

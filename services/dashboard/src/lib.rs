@@ -19,11 +19,17 @@ mod page;
 mod settings;
 
 use anyhow::Context;
-use database::Database;
+use database::{Database, Work as _};
 use service_kit::{Readiness, Secret, Surroundings, Tasks, admin, http::Limits};
 use tokio::runtime::Handle;
 
-use crate::{auth::Tokens, health::Health, http::Dashboard, metrics::Metrics};
+use crate::{
+    auth::Tokens,
+    diagnostics::{latency::ReadLatencies, signals::ReadSignals},
+    health::Health,
+    http::Dashboard,
+    metrics::Metrics,
+};
 
 pub use settings::{SETTINGS, Settings};
 
@@ -44,7 +50,8 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         stop,
     } = surroundings;
     let config = settings.database.context("DATABASE_URL is not set")?;
-    let database = Database::open(&config, metrics.meter())?;
+    let database =
+        Database::open(&config, metrics.meter())?.counting(&[ReadSignals::NAME, ReadLatencies::NAME]);
     let health = Health::of(database.clone());
     let dashboard = Dashboard {
         tokens: Tokens::new(settings.tokens.iter().map(Secret::expose)),

@@ -72,11 +72,14 @@ impl Partitions {
     }
 }
 
+/// The name of the transaction that adds a partition.
+pub(crate) const ADD_NAME: &str = "add_partition";
+
 /// Adds the partition of a month; answers whether it was missing.
 struct AddPartition(Month);
 
 impl Work for AddPartition {
-    const NAME: &'static str = "add_partition";
+    const NAME: &'static str = ADD_NAME;
     type Output = bool;
 
     async fn run(&self, tx: &Transaction<'_>) -> Result<bool, Error> {

@@ -48,13 +48,16 @@ pub(crate) struct Recorded {
     pub(crate) corrected: usize,
 }
 
+/// The recording transaction's name.
+pub(crate) const NAME: &str = "record";
+
 /// Whether a transaction failed for want of a partition: nothing else of hits is checked.
 pub(crate) fn is_missing_partition(error: &Error) -> bool {
     error.statement() == Some(hits::INSERT_NAME) && error.sqlstate() == Some(&SqlState::CHECK_VIOLATION)
 }
 
 impl Work for Recording<'_> {
-    const NAME: &'static str = "record";
+    const NAME: &'static str = NAME;
     type Output = Recorded;
 
     async fn run(&self, tx: &Transaction<'_>) -> Result<Recorded, Error> {
