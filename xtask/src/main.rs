@@ -11,6 +11,7 @@
     reason = "what cannot go on here ends a schedule or a measurement with a message that says why"
 )]
 
+mod bench;
 mod client;
 mod faults;
 mod load;
@@ -25,11 +26,14 @@ use clap::Parser;
 enum Task {
     /// Runs real services under load while things go wrong, and holds the tables against the reference model.
     Faults(faults::Options),
+    /// Measures what the product costs and how fast it is, on this machine.
+    Bench(bench::Options),
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     match Task::parse() {
         Task::Faults(options) => faults::run(options).await,
+        Task::Bench(options) => bench::run(options).await,
     }
 }

@@ -69,7 +69,16 @@ pub(crate) enum Ends {
 impl Stack {
     /// Starts everything, and waits until all of it is ready. Logs and spools are kept below `folder`.
     pub(crate) async fn start(programs: &Programs, plan: &Plan, folder: &Path) -> anyhow::Result<Self> {
-        let postgres = PrivatePostgres::start().await;
+        Self::start_on(PrivatePostgres::start().await, programs, plan, folder).await
+    }
+
+    /// [`start`](Self::start) on a PostgreSQL with settings of the caller's.
+    pub(crate) async fn start_on(
+        postgres: PrivatePostgres,
+        programs: &Programs,
+        plan: &Plan,
+        folder: &Path,
+    ) -> anyhow::Result<Self> {
         let database = postgres.database().await;
         migrate(programs, &database)?;
         let mut maker = Maker {

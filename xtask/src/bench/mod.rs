@@ -1,0 +1,114 @@
+//! The benchmarks: each measures real processes and compares what it finds within one run. docs/performance.md says what
+//! the figures mean. Nothing here judges a time; what is wrong ends a measurement: a status other than 200, counts that
+//! do not agree.
+
+mod backlog;
+mod flood;
+mod hits;
+mod machine;
+mod outage;
+mod phases;
+mod process;
+mod report;
+mod steady;
+mod subject;
+
+use std::{
+    fs,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, ensure};
+use clap::{Args, ValueEnum};
+
+use self::report::Report;
+use crate::programs::Programs;
+
+/// The workspace.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// What to measure.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// The measurements; all of them if none is named.
+    names: Vec<Name>,
+}
+
+/// A measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Name {
+    /// The pixel's latency before, during and after an outage of recorder and PostgreSQL.
+    Outage,
+    /// The pixel with a backlog of a million hits: memory, start, latency while it drains.
+    Backlog,
+}
+
+impl Name {
+    async fn measure(self, bench: &Bench) -> anyhow::Result<Report> {
+        match self {
+            Self::Outage => outage::measure(bench).await,
+            Self::Backlog => backlog::measure(bench).await,
+        }
+    }
+}
+
+/// What all measurements use.
+struct Bench {
+    programs: Programs,
+    /// For results, and for what a measurement leaves on disk while it runs.
+    folder: PathBuf,
+}
+
+/// Measures, prints, and keeps the results as JSON in `target/bench`.
+pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
+    if cfg!(debug_assertions) {
+        return as_it_is_shipped();
+    }
+    let folder = Path::new(ROOT).join("target/bench");
+    let programs = Programs::build(true)?.copied_to(folder.join("programs"))?;
+    let bench = Bench { programs, folder };
+    let machine = machine::facts()?;
+    println!("{machine:#}\n");
+    let names = if options.names.is_empty() {
+        Name::value_variants()
+    } else {
+        &options.names
+    };
+    for name in names {
+        let value = name.to_possible_value().context("a measurement with a name")?;
+        let word = value.get_name();
+        let load = machine::load_average();
+        let mut report = name
+            .measure(&bench)
+            .await
+            .with_context(|| format!("measuring {word}"))?;
+        report
+            .notes
+            .push(format!("Load average of the machine before it began: {load}."));
+        println!("{report}");
+        let to = bench.folder.join(format!("{word}.json"));
+        fs::create_dir_all(&bench.folder)?;
+        report.save(&to, &machine)?;
+    }
+    Ok(())
+}
+
+/// Becomes the optimised build of this program: a load that is generated slowly measures itself.
+fn as_it_is_shipped() -> anyhow::Result<()> {
+    let built = Command::new(env!("CARGO"))
+        .current_dir(ROOT)
+        .args(["build", "--locked", "--quiet", "--release", "--package", "xtask"])
+        .status()?;
+    ensure!(built.success(), "xtask does not build");
+    let this = std::env::current_exe()?;
+    let target = this
+        .parent()
+        .and_then(Path::parent)
+        .context("the target folder")?;
+    let error = Command::new(target.join("release/xtask"))
+        .args(std::env::args_os().skip(1))
+        .exec();
+    Err(error).context("cannot run the optimised xtask")
+}
