@@ -8,12 +8,13 @@
     reason = "a test fails by panicking"
 )]
 
-use std::{
-    path::{Path, PathBuf},
-    process::{Command, Output},
-};
+mod documented;
+
+use std::process::{Command, Output};
 
 use test_support::{OWNER_PASSWORD, PrivatePostgres};
+
+use crate::documented::assert_is_documented;
 
 fn email_tracker(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_email-tracker"))
@@ -35,21 +36,6 @@ fn complaints(output: &Output, code: i32) -> Vec<&str> {
     stderr.lines().collect()
 }
 
-/// Compares with a file of the repository; with UPDATE=1 in the environment, writes it anew.
-fn assert_is_documented(text: &str, file: &str) {
-    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
-    #[expect(clippy::disallowed_methods, reason = "a switch of this test, no setting")]
-    if std::env::var("UPDATE").is_ok() {
-        std::fs::write(&path, text).unwrap();
-    }
-    let documented = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        documented == text,
-        "{file} differs from what the program prints; UPDATE=1 cargo test -p email-tracker --test command_line writes it \
-         anew:\n{text}"
-    );
-}
-
 #[test]
 fn the_help_is_the_one_in_the_repository() {
     for (arguments, file) in [
@@ -59,7 +45,7 @@ fn the_help_is_the_one_in_the_repository() {
     ] {
         let output = email_tracker(&arguments, &[]);
         assert!(output.status.success());
-        assert_is_documented(stdout(&output), file);
+        assert_is_documented(stdout(&output), file, "command_line");
     }
 }
 
@@ -67,7 +53,7 @@ fn the_help_is_the_one_in_the_repository() {
 fn the_documented_settings_are_those_of_the_code() {
     let output = email_tracker(&["settings"], &[]);
     assert!(output.status.success());
-    assert_is_documented(stdout(&output), "../../docs/settings.md");
+    assert_is_documented(stdout(&output), "../../docs/settings.md", "command_line");
 }
 
 #[test]
