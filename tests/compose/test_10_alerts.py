@@ -1,0 +1,265 @@
+"""Rules and dashboard, and each alert beside the fault that it is for."""
+
+import json
+import re
+import time
+import unittest
+
+from monitoring import OBSERVABILITY, Monitored
+from stack import ROOT, CommandFailed, eventually, run
+
+ALERTS = (OBSERVABILITY / "rules" / "alerts.yml").read_text()
+RECORDING = (OBSERVABILITY / "rules" / "recording.yml").read_text()
+DASHBOARD = json.loads((OBSERVABILITY / "grafana" / "dashboards" / "email-tracker.json").read_text())
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+NAMES = re.findall(r"- alert: (\w+)", ALERTS)
+
+# Faults that no test plants here: a disk that is slow but works, and a process without file descriptors.
+NOT_PLANTED = {"SpoolDiskSlow", "ConnectionsNotAccepted"}
+
+
+def expressions():
+    """Every expression that a panel asks, as Grafana sends it with its variables filled in."""
+    for panel in PANELS:
+        for target in panel["targets"]:
+            yield panel["title"], target["expr"].replace("$__rate_interval", "20s").replace("$instance", ".*")
+
+
+class Rules(unittest.TestCase):
+    def test_promtool_accepts_rules_and_configurations(self):
+        for file in (OBSERVABILITY / "rules").iterdir():
+            self.assertIn("SUCCESS", run("promtool", "check", "rules", file))
+        run("promtool", "check", "config", OBSERVABILITY / "prometheus-native.yml")
+        run("promtool", "check", "config", "--syntax-only", OBSERVABILITY / "prometheus.yml")
+
+    def test_promtool_finds_each_alert_firing_when_it_should(self):
+        files = sorted((OBSERVABILITY / "tests").iterdir())
+        run("promtool", "test", "rules", *files, timeout=600)
+        cases = re.findall(
+            r'alertname="(\w+)", alertstate="firing"}\)\s+eval_time: \w+\s+exp_samples: (\[\]|\[\{)',
+            "".join(file.read_text() for file in files),
+        )
+        self.assertEqual({name for name, wanted in cases if wanted == "[]"}, set(NAMES), "no case that is quiet")
+        self.assertEqual({name for name, wanted in cases if wanted != "[]"}, set(NAMES), "no case that fires")
+
+    def test_each_alert_leads_to_a_section_of_the_operations_page(self):
+        sections = re.findall(r"^### (EmailTracker\w+)$", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
+        self.assertEqual(sections, NAMES)
+        links = re.findall(r"runbook_url: docs/operations.md#(\w+)", ALERTS)
+        self.assertEqual(links, [name.lower() for name in NAMES])
+        for word in ["summary:", "description:", "severity: "]:
+            self.assertEqual(ALERTS.count(word), len(NAMES), word)
+
+    def test_rules_and_dashboard_ask_for_documented_metrics_alone(self):
+        documented = re.findall(r"^\| `(\w+)` \| (\w+)", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
+        self.assertGreater(len(documented), 40)
+        known = {name for name, _ in documented} | set(re.findall(r"record: (\S+)", RECORDING))
+        for name, kind in documented:
+            known |= {f"{name}{part}" for part in ("_bucket", "_sum", "_count") if kind == "histogram"}
+        texts = [ALERTS, RECORDING, *(expression for _, expression in expressions())]
+        # Names in a comment or a text are checked as well.
+        asked = {name for text in texts for name in re.findall(r"\b(?:email_tracker|process|probe)[_:][\w:]*\w", text)}
+        self.assertEqual(asked - known - {"email_tracker_backup"}, set())
+
+
+class Dashboard(unittest.TestCase):
+    """Grafana cannot be had here: what can be known of its file without it."""
+
+    def test_the_dashboard_is_what_its_generator_writes(self):
+        run(OBSERVABILITY / "grafana" / "make-dashboard", "--check")
+
+    def test_panels_have_places_and_sources_of_their_own(self):
+        self.assertGreater(len(PANELS), 25)
+        self.assertEqual(len({panel["id"] for panel in DASHBOARD["panels"]}), len(DASHBOARD["panels"]))
+        self.assertEqual(len({panel["title"] for panel in PANELS if panel["gridPos"]["h"] == 4}), 6)
+        taken = set()
+        for panel in DASHBOARD["panels"]:
+            at = panel["gridPos"]
+            cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+            self.assertFalse(cells & taken, panel["title"])
+            self.assertLessEqual(at["x"] + at["w"], 24)
+            taken |= cells
+        for panel in PANELS:
+            with self.subTest(panel["title"]):
+                self.assertTrue(panel["description"])
+                self.assertEqual(panel["datasource"]["uid"], "${source}")
+                refs = [target["refId"] for target in panel["targets"]]
+                self.assertEqual(len(refs), len(set(refs)))
+                self.assertIn("unit", panel["fieldConfig"]["defaults"])
+        variables = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
+        used = set(re.findall(r"\$\{?(\w+)", json.dumps(PANELS))) - {"__rate_interval"}
+        self.assertEqual(used, variables)
+
+
+class Profile(unittest.TestCase):
+    def setUp(self):
+        self.stack = Monitored()
+        self.addCleanup(self.stack.down)
+
+    def test_it_is_for_this_machine_alone_and_confined(self):
+        config = json.loads(self.stack.compose("--profile", "monitoring", "config", "--format", "json"))
+        of_profile = {name: of for name, of in config["services"].items() if of.get("profiles") == ["monitoring"]}
+        self.assertEqual(set(of_profile), {"prometheus", "grafana", "blackbox", "node-exporter"})
+        for name, of in of_profile.items():
+            with self.subTest(name):
+                published = {port["host_ip"] for port in of.get("ports", [])}
+                self.assertEqual(published, {"127.0.0.1"} if name in ("prometheus", "grafana") else set())
+                self.assertTrue(of["read_only"])
+                self.assertEqual(of["cap_drop"], ["ALL"])
+                self.assertNotIn(of["user"].split(":")[0], ("0", "root"))
+                self.assertNotIn("database", of["networks"])
+                self.assertNotIn("outside", of["networks"])
+        # Caddy cannot lead to what it shares no network with, and leads to nothing that it does not name.
+        self.assertEqual(set(of_profile["grafana"]["networks"]), {"monitoring"})
+        self.assertNotIn("monitoring", config["services"]["caddy"]["networks"])
+        caddyfile = (ROOT / "Caddyfile").read_text()
+        for word in ["prometheus", "grafana", "blackbox", "node-exporter", ":9090"]:
+            self.assertNotIn(word, caddyfile)
+
+    def test_grafana_does_not_start_without_a_password_of_the_user(self):
+        stack = self.stack
+        run_grafana = ["--profile", "monitoring", "run", "--rm", "--no-deps", "-T", "grafana"]
+        with self.assertRaisesRegex(CommandFailed, "set GRAFANA_PASSWORD in .env"):
+            stack.compose(*run_grafana)
+        # Past the question, what is missing here is Grafana.
+        with self.assertRaisesRegex(CommandFailed, "/run.sh"):
+            stack.compose(*run_grafana, GRAFANA_PASSWORD="x")
+
+
+class Faults(unittest.TestCase):
+    """Everything runs; one thing after the other breaks and is mended."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.stack = Monitored(SPOOL_MAX_BYTES="512KiB")
+        cls.addClassCleanup(cls.stack.down)
+        cls.stack.start()
+        cls.planted = set()
+
+    def fires(self, *names, **more):
+        self.stack.fires(*names, **more)
+        self.planted.update(names)
+
+    def stop(self, *services):
+        self.stack.compose("stop", "-t", "10", *services)
+
+    def start(self, *services):
+        self.stack.compose("start", *services)
+
+    def test_01_a_missing_backup_and_a_certificate_that_ends_soon(self):
+        # Caddy's own authority makes them for twelve hours.
+        self.fires("BackupMissing", "CertificateExpires", "CertificateExpiresNow")
+        self.stack.backup_at(time.time() - 3 * 86400)
+        self.fires("BackupTooOld")
+        self.stack.backup_at(time.time())
+        self.stack.quiet("BackupMissing", "BackupTooOld")
+
+    def test_02_nothing_else_fires_while_all_is_well(self):
+        stack = self.stack
+        for _ in range(5):
+            stack.use_everything()
+        still = {"CertificateExpires", "CertificateExpiresNow"}
+        stack.quiet(*(name.removeprefix("EmailTracker") for name in NAMES if name.removeprefix("EmailTracker") not in still))
+        self.assertEqual(stack.firing(), still)
+        up = {(one["metric"]["job"], one["metric"].get("service")): one["value"][1] for one in stack.query("up")}
+        services = {("email-tracker", name): "1" for name in ("pixel", "recorder", "dashboard")}
+        self.assertEqual(up, services | {("email-tracker-public", None): "1", ("email-tracker-backup", None): "1"})
+
+    def test_03_each_panel_has_something_to_show(self):
+        stack = self.stack
+        missing = dict.fromkeys(expressions())
+
+        def use_and_ask():
+            stack.use_everything()
+            for one in list(missing):
+                if any(series["value"][1] != "NaN" for series in stack.query(one[1])):
+                    del missing[one]
+            self.assertFalse(missing, f"{len(missing)} expressions without a series")
+            return True
+
+        eventually("each expression has a series", use_and_ask)
+
+    def test_04_a_recorder_that_is_away(self):
+        stack = self.stack
+        self.stop("recorder")
+        stack.hit(600)
+        self.fires("RecorderDown", "BacklogOld")
+        self.fires("BacklogGrows", "SpoolNearlyFull", meanwhile=lambda: stack.hit(50))
+        self.fires("FactsLost", meanwhile=lambda: stack.hit(50))
+        self.start("recorder")
+        stack.quiet("RecorderDown", "BacklogGrows", "BacklogOld", "SpoolNearlyFull")
+
+    def test_05_a_spool_with_corrupt_bytes(self):
+        stack = self.stack
+        self.stop("recorder")
+        stack.hit(200)
+        self.stop("pixel")
+        volume = json.loads(run("docker", "volume", "inspect", f"{stack.project}_spool"))[0]["Mountpoint"]
+        segment = max(run("find", volume, "-type", "f", "-size", "+8k").split(), key=lambda file: run("stat", "-c", "%Y", file))
+        with open(segment, "r+b") as file:
+            middle = file.seek(0, 2) // 2
+            file.seek(middle)
+            byte = file.read(1)[0]
+            file.seek(middle)
+            file.write(bytes([byte ^ 0xFF]))
+        stack.up()
+        self.fires("SpoolCorrupt")
+
+    def test_06_a_database_that_is_away(self):
+        stack = self.stack
+        self.stop("postgres")
+
+        def use():
+            stack.hit(1)
+            stack.ask("/dashboard/api/emails")
+
+        self.fires("RecorderErrors", "DashboardErrors", "DatabaseErrors", meanwhile=use)
+        stack.up()
+        stack.quiet("RecorderErrors", "DashboardErrors", "DatabaseErrors", meanwhile=use)
+
+    def test_07_a_database_without_connections(self):
+        stack = self.stack
+
+        def psql(command):
+            words = ["-h", "127.0.0.1", "-U", "email_tracker_owner", "-qAt", "-c", command, "email_tracker"]
+            stack.compose("exec", "-T", "postgres", "psql", *words)
+
+        psql("alter role email_tracker_recorder connection limit 0")
+        self.addCleanup(psql, "alter role email_tracker_recorder connection limit -1")
+        psql("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'email_tracker_recorder'")
+        self.fires("DatabaseConnectionsExhausted", meanwhile=lambda: stack.hit(1))
+
+    def test_08_a_pixel_with_a_clock_that_is_days_ahead(self):
+        stack = self.stack
+        self.addCleanup(stack.up)
+        self.addCleanup(stack.with_more)
+        library = run("sh", "-c", "ls /usr/lib/*/faketime/libfaketimeMT.so.1").strip()
+        stack.with_more(
+            "services:\n  pixel:\n"
+            "    environment: {LD_PRELOAD: /faketime.so, FAKETIME: +3d, FAKETIME_DONT_FAKE_MONOTONIC: '1'}\n"
+            f"    volumes: [\"{library}:/faketime.so:ro\"]\n"
+        )
+        stack.up()
+        self.fires("FactsRefused", meanwhile=lambda: stack.hit(1))
+
+    def test_09_a_pixel_with_another_token(self):
+        stack = self.stack
+        self.addCleanup(stack.up)
+        self.addCleanup(stack.with_more)
+        stack.with_more("services: {pixel: {environment: {RECORDER_TOKEN: another}}}\n")
+        stack.up()
+        self.fires("ForwardingRefused", meanwhile=lambda: stack.hit(1))
+
+    def test_10_a_dashboard_that_does_not_answer(self):
+        self.stack.compose("pause", "dashboard")
+        self.addCleanup(self.stack.compose, "unpause", "dashboard")
+        self.fires("DashboardDown", "InstanceDown")
+
+    def test_11_a_pixel_that_is_away(self):
+        self.stop("pixel")
+        self.addCleanup(self.start, "pixel")
+        self.fires("PixelDown", "PublicAddressFails")
+
+    def test_12_all_alerts_were_seen_but_those_whose_fault_is_not_planted(self):
+        names = {name.removeprefix("EmailTracker") for name in NAMES}
+        self.assertEqual(names - self.planted, NOT_PLANTED)
