@@ -98,6 +98,8 @@ pub(crate) struct Sent {
     pub(crate) ended: Moment,
     /// When the connection was last known to work: at its last answer, or, if it is new, when this was sent.
     pub(crate) connection_good_at: Instant,
+    /// When the connection was opened.
+    pub(crate) connection_opened_at: Instant,
     /// The status and, for a mark, its time; or how the connection failed.
     pub(crate) outcome: Result<Answered, String>,
 }
@@ -140,9 +142,16 @@ struct Client {
     shape: Shape,
     number: usize,
     ways: Arc<[Way]>,
-    connections: Vec<Option<(Connection, Instant)>>,
+    connections: Vec<Option<Kept>>,
     random: StdRng,
     count: u64,
+}
+
+/// A connection that has given an answer.
+struct Kept {
+    connection: Connection,
+    opened_at: Instant,
+    good_at: Instant,
 }
 
 impl Client {
@@ -183,7 +192,8 @@ impl Client {
         let request = bytes(&sent, self.ways[sent.pixel].direct);
         sent.begun = Moment::now();
         let kept = self.connections[sent.pixel].as_ref();
-        sent.connection_good_at = kept.map_or(sent.begun.instant, |(_, good_at)| *good_at);
+        sent.connection_good_at = kept.map_or(sent.begun.instant, |kept| kept.good_at);
+        sent.connection_opened_at = kept.map_or(sent.begun.instant, |kept| kept.opened_at);
         let outcome = self.exchange(&sent, &request).await;
         sent.ended = Moment::now();
         sent.outcome = outcome.map_err(|error| error.to_string());
@@ -193,12 +203,16 @@ impl Client {
     async fn exchange(&mut self, sent: &Sent, request: &[u8]) -> std::io::Result<Answered> {
         let way = self.ways[sent.pixel];
         let mut connection = match self.connections[sent.pixel].take() {
-            Some((connection, _)) => connection,
+            Some(kept) => kept.connection,
             None => Connection::open(if sent.by_line { way.line } else { way.direct }).await?,
         };
         let answer = connection.exchange(request).await?;
         if !answer.closes {
-            self.connections[sent.pixel] = Some((connection, Instant::now()));
+            self.connections[sent.pixel] = Some(Kept {
+                connection,
+                opened_at: sent.connection_opened_at,
+                good_at: Instant::now(),
+            });
         }
         let recorded_at_ms = match &sent.what {
             What::Hit(_) => None,
@@ -257,6 +271,7 @@ impl Client {
             begun: now,
             ended: now,
             connection_good_at: now.instant,
+            connection_opened_at: now.instant,
             outcome: Err("not sent".to_owned()),
         }
     }
