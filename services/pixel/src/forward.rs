@@ -174,6 +174,7 @@ impl Forwarder {
             match read.await {
                 Ok(Ok(batch)) => return Some(batch),
                 Ok(Err(error)) => {
+                    self.metrics.progress.failed(self.clock.now().as_millis());
                     tracing::error!(%error, retry_in = ?pause, "cannot read the spool; check the disk");
                 }
                 Err(_) => return None, // The process is ending.

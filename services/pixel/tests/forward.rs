@@ -18,8 +18,9 @@ use pixel::{
 };
 use recorder_api::{Outcome, v1};
 use support::{
-    peer::{Answer, Peer},
-    pixel::{NO_RECORDER, Pixel, get, left_in, path_of, start},
+    forgetful::ForgetfulDisk,
+    peer::{Answer, Away, Peer},
+    pixel::{NO_RECORDER, Pixel, get, left_in, path_of, start, start_on},
 };
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -115,9 +116,10 @@ async fn a_recorder_that_comes_back_gets_all_that_waited_once() {
     hit(&pixel, ["a"]).await;
     peer.wait_for_facts(1).await;
     recorder.stop().await;
+    let away = Away::at(address);
     hit(&pixel, ["b", "c"]).await;
     wait_for(&pixel, UNSENT, 2).await;
-    let _recorder = peer.listen_on(address).await;
+    let _recorder = peer.listen_at(away).await;
     hit(&pixel, ["d"]).await;
     assert_eq!(email_ids(&peer.wait_for_facts(4).await), ["a", "b", "c", "d"]);
     wait_for(&pixel, UNSENT, 0).await;
@@ -197,6 +199,30 @@ async fn refused_facts_are_set_aside_with_their_reasons_and_the_others_go_on() {
         set_aside_in(&folder),
         expected.map(|(email_id, reason)| (email_id.to_owned(), reason.to_owned()))
     );
+}
+
+#[tokio::test]
+async fn a_refused_fact_that_cannot_be_set_aside_is_counted_and_holds_up_nothing() {
+    let disk = ForgetfulDisk::default();
+    let peer = Peer::new();
+    let away = Away::new();
+    let url = away.url();
+    let (files, clock) = (Arc::new(disk.clone()), Arc::new(service_kit::SystemClock));
+    let folder = std::path::Path::new("/spool");
+    let pixel = start_on(files, clock, folder, &[("RECORDER_URL", &url)]).await;
+    hit(&pixel, ["a", "bad", "b"]).await;
+    disk.set_faults(|faults| faults.full = true);
+    peer.always(Answer::Each(Arc::new(|fact| match fact.email_id() {
+        "bad" => outcome(Outcome::Invalid),
+        _ => outcome(Outcome::Recorded),
+    })));
+    let _recorder = peer.listen_at(away).await;
+    wait_for(&pixel, UNSENT, 0).await;
+    let lost = "email_tracker_pixel_facts_lost_total{reason=\"not_set_aside\"}";
+    assert_eq!(pixel.metric(lost).await, 1);
+    assert_eq!(pixel.metric(&forwarded("recorded")).await, 2);
+    assert_eq!(pixel.metric("email_tracker_pixel_spool_set_aside").await, 0);
+    pixel.stop().await.unwrap();
 }
 
 #[tokio::test]
@@ -281,9 +307,8 @@ async fn what_took_too_long_is_sent_in_smaller_batches_until_it_goes_well() {
 async fn many_pixels_come_back_to_one_recorder_one_batch_each_at_a_time() {
     const PIXELS: usize = 24;
     let peer = Peer::with_room_for(3);
-    let recorder = peer.listen().await;
-    let (address, url) = (recorder.address, recorder.url().to_string());
-    recorder.stop().await;
+    let away = Away::new();
+    let url = away.url();
     let mut pixels = Vec::new();
     for number in 0..PIXELS {
         let folder = TempDir::new().unwrap();
@@ -296,7 +321,7 @@ async fn many_pixels_come_back_to_one_recorder_one_batch_each_at_a_time() {
     for (pixel, _) in &pixels {
         wait_for(pixel, UNSENT, 2).await;
     }
-    let _recorder = peer.listen_on(address).await;
+    let _recorder = peer.listen_at(away).await;
     peer.wait_for_facts(2 * PIXELS).await;
     for (pixel, _) in pixels {
         wait_for(&pixel, UNSENT, 0).await;
@@ -311,9 +336,8 @@ async fn many_pixels_come_back_to_one_recorder_one_batch_each_at_a_time() {
 #[tokio::test]
 async fn a_spool_that_an_outage_has_filled_recovers_with_the_recorder() {
     let peer = Peer::new();
-    let recorder = peer.listen().await;
-    let (address, url) = (recorder.address, recorder.url().to_string());
-    recorder.stop().await;
+    let away = Away::new();
+    let url = away.url();
     let folder = TempDir::new().unwrap();
     let variables = [("RECORDER_URL", url.as_str()), ("SPOOL_MAX_BYTES", "64KiB")];
     let pixel = start(folder.path(), &variables).await;
@@ -330,7 +354,7 @@ async fn a_spool_that_an_outage_has_filled_recovers_with_the_recorder() {
         "{ready}"
     );
 
-    let _recorder = peer.listen_on(address).await;
+    let _recorder = peer.listen_at(away).await;
     wait_for(&pixel, UNSENT, 0).await;
     support::eventually_async("it is ready again", async || {
         pixel.ready().await.1.contains(r#""status":"ready""#)

@@ -559,6 +559,47 @@ async fn every_series_is_there_from_the_start() {
 }
 
 #[tokio::test]
+async fn a_pixel_and_a_mark_are_answered_after_their_sync() {
+    let disk = support::forgetful::ForgetfulDisk::default();
+    let clock = Arc::new(service_kit::SystemClock);
+    let folder = std::path::Path::new("/spool");
+    let pixel = support::pixel::start_on(Arc::new(disk.clone()), clock, folder, &[NO_RECORDER]).await;
+    get(pixel.public, &path_of("before"))
+        .await
+        .assert_gif("a good disk");
+    support::eventually_async("it is synced", async || {
+        pixel.metric("email_tracker_pixel_spool_records").await == 1
+    })
+    .await;
+    let to = pixel.public;
+    for what in ["a pixel", "a mark"] {
+        let syncs = disk.syncs_begun();
+        disk.set_faults(|faults| faults.sync_hangs = true);
+        let request = tokio::spawn(async move {
+            match what {
+                "a pixel" => get(to, &path_of("e")).await.status,
+                _ => mark(to, br#"{"email_id":"e"}"#).await.status,
+            }
+        });
+        support::eventually("a sync begins", || {
+            assert!(!request.is_finished(), "{what} is answered without a sync");
+            disk.syncs_begun() > syncs
+        })
+        .await;
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+        assert!(
+            !request.is_finished(),
+            "{what} is answered before its sync has returned"
+        );
+        disk.set_faults(|faults| faults.sync_hangs = false);
+        assert_eq!(request.await.unwrap(), 200);
+    }
+    pixel.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn while_the_disk_hangs_pixels_are_answered_and_nothing_is_counted_twice() {
     let disk = support::forgetful::ForgetfulDisk::default();
     let clock = Arc::new(service_kit::SystemClock);

@@ -21,7 +21,8 @@ use std::{
 };
 
 use pixel::spool::{
-    AppendError, Failure, Folder, OpenError, Options, SetAsideFact, SyncPolicy, files::DiskFiles,
+    AppendError, Failure, Folder, MAX_SET_ASIDE_BYTES, OpenError, Options, SetAsideError, SetAsideFact,
+    SyncPolicy, files::DiskFiles,
 };
 use support::{append_all, eventually, forgetful::ForgetfulDisk, numbered, open, open_on, options};
 use tempfile::TempDir;
@@ -241,6 +242,45 @@ async fn closing_syncs_what_came_before_and_refuses_what_comes_after() {
     );
     drop((spool.spool, spool.reader));
     assert_eq!(open(folder.path()).take_all(), numbered(0..10));
+}
+
+#[tokio::test]
+async fn what_is_set_aside_is_bounded() {
+    let disk = ForgetfulDisk::default();
+    let mut spool = open_on(disk.clone(), Path::new("/spool"), options());
+    let many = vec![
+        SetAsideFact {
+            reason: "invalid".into(),
+            at_ms: 0,
+            fact: vec![b'x'; 60_000],
+        };
+        100
+    ];
+    let mut kept = 0;
+    let refused = loop {
+        match spool.reader.set_aside(&many) {
+            Ok(()) => kept += 1,
+            Err(error) => break error,
+        }
+        assert!(kept < 100);
+    };
+    assert!(matches!(refused, SetAsideError::Full), "{refused}");
+    let bytes = spool.spool.holds().bytes;
+    assert!(bytes <= MAX_SET_ASIDE_BYTES && kept >= 10, "{bytes}");
+    let counts = spool.reader.counts();
+    assert_eq!(counts.set_aside.load(Ordering::Relaxed), kept * 100);
+    // Sending them again must not need more room than there is.
+    for _ in 0..3 {
+        let oldest = spool.reader.oldest_set_aside().unwrap();
+        spool.reader.replace_oldest_set_aside(&oldest).unwrap();
+    }
+    assert_eq!(
+        (
+            spool.spool.holds().bytes,
+            counts.set_aside.load(Ordering::Relaxed)
+        ),
+        (bytes, kept * 100)
+    );
 }
 
 /// Whatever the backlog: what is read is the header of each segment, and the last one to find where its records end.

@@ -12,7 +12,7 @@ use recorder_api::v1::{
     recorder_server::{Recorder, RecorderServer},
 };
 use tokio::{
-    net::TcpListener,
+    net::TcpSocket,
     sync::{Semaphore, watch},
 };
 use tonic::{Code, Request, Response, Status};
@@ -134,10 +134,11 @@ impl Peer {
     }
 
     pub async fn listen(&self) -> Listening {
-        self.listen_on("127.0.0.1:0".parse().unwrap()).await
+        self.listen_at(Away::new()).await
     }
 
-    pub async fn listen_on(&self, address: SocketAddr) -> Listening {
+    /// Comes to where it was away from.
+    pub async fn listen_at(&self, place: Away) -> Listening {
         // On a runtime of its own, so that stopping it closes its connections too, as the end of a process does.
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -147,7 +148,7 @@ impl Peer {
         let service = RecorderServer::new(self.clone());
         let (bound, address_bound) = tokio::sync::oneshot::channel();
         runtime.spawn(async move {
-            let listener = TcpListener::bind(address).await.unwrap();
+            let listener = place.0.listen(1_024).unwrap();
             bound.send(listener.local_addr().unwrap()).unwrap();
             let incoming = tonic::transport::server::TcpIncoming::from(listener);
             let server = tonic::transport::Server::builder().add_service(service);
@@ -157,6 +158,27 @@ impl Peer {
             address: address_bound.await.unwrap(),
             runtime: Some(runtime),
         }
+    }
+}
+
+/// An address where nobody listens, and that nobody else can take meanwhile: a pixel that goes on trying to connect to a
+/// free port of its own machine may meet itself there.
+pub struct Away(TcpSocket);
+
+impl Away {
+    pub fn new() -> Self {
+        Self::at("127.0.0.1:0".parse().unwrap())
+    }
+
+    pub fn at(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(address).unwrap();
+        Self(socket)
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.0.local_addr().unwrap())
     }
 }
 
