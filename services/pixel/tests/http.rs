@@ -628,9 +628,7 @@ async fn while_the_disk_hangs_pixels_are_answered_and_nothing_is_counted_twice()
     assert!(pixel.ready().await.1.contains("degraded"));
 
     disk.set_faults(|faults| faults.sync_hangs = false);
-    while pixel.metric(overdue).await > 0 {
-        tokio::task::yield_now().await;
-    }
+    support::eventually_async("nothing is overdue", async || pixel.metric(overdue).await == 0).await;
     // The mark whose sender was told to try again is there as well.
     assert_eq!(pixel.metric("email_tracker_pixel_spool_records").await, 6);
     assert_eq!(lost(&pixel).await, 0);

@@ -21,6 +21,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
 use pixel::spool::{AppendError, Failure, Options, SyncPolicy, files::DiskFiles};
@@ -55,7 +56,9 @@ impl Process {
             .spawn()
             .unwrap();
         let public = SocketAddr::from(([127, 0, 0, 1], ports[0]));
+        let started = Instant::now();
         loop {
+            assert!(started.elapsed() < support::PATIENCE, "it does not answer");
             if is_answering(public).await {
                 let admin = SocketAddr::from(([127, 0, 0, 1], ports[1]));
                 return Ok(Self { child, public, admin });
@@ -462,9 +465,10 @@ async fn a_disk_that_is_really_full_loses_exactly_what_is_counted() {
     );
 
     fs::remove_file(disk.0.join("ballast")).unwrap();
-    while pixel.ready().await.1.contains("degraded") {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    support::eventually_async("it recovers by itself", async || {
+        !pixel.ready().await.1.contains("degraded")
+    })
+    .await;
     for _ in 0..10 {
         get(pixel.public, &path_of("after"))
             .await

@@ -18,17 +18,18 @@ async fn no_answer_leaves_before_its_sync_has_returned() {
     let disk = ForgetfulDisk::default();
     let spool = open_on(disk.clone(), Path::new("/spool"), options());
     append_all(&spool.spool, &numbered(0..1)).await;
-    spool.reader.readable().await; // The segment is begun, and no sync is under way.
+    spool.becomes_readable().await; // The segment is begun, and no sync is under way.
     let syncs = disk.syncs_begun();
     disk.set_faults(|faults| faults.sync_hangs = true);
     let append = tokio::spawn({
         let spool = spool.spool.clone();
         async move { spool.append(b"a fact".to_vec()).await }
     });
-    while disk.syncs_begun() == syncs {
+    eventually("a sync begins", || {
         assert!(!append.is_finished(), "answered without a sync");
-        tokio::task::yield_now().await;
-    }
+        disk.syncs_begun() > syncs
+    })
+    .await;
     // The sync has begun and does not return: whatever else could answer has had its chance.
     for _ in 0..1_000 {
         tokio::task::yield_now().await;
@@ -60,10 +61,11 @@ async fn a_power_cut_loses_nothing_that_was_answered() {
             let spool = spool.spool.clone();
             async move { spool.append(b"unanswered".to_vec()).await }
         });
-        while disk.syncs_begun() == syncs {
+        eventually("a sync begins", || {
             assert!(!unanswered.is_finished(), "answered without a sync");
-            tokio::task::yield_now().await;
-        }
+            disk.syncs_begun() > syncs
+        })
+        .await;
         let after = disk.after_power_cut(kept_tail);
         disk.set_faults(|faults| faults.sync_hangs = false);
         unanswered.await.unwrap().unwrap();
@@ -361,7 +363,7 @@ async fn with_an_interval_the_answer_comes_first_and_the_sync_soon() {
     let every = SyncPolicy::Interval(Duration::from_secs(1));
     let mut spool = open_on(disk.clone(), Path::new("/spool"), Options::new(1 << 30, every));
     append_all(&spool.spool, &numbered(0..1)).await;
-    spool.reader.readable().await; // It was synced although nothing came after it.
+    spool.becomes_readable().await; // It was synced although nothing came after it.
     assert_eq!(spool.take_all(), numbered(0..1));
     disk.set_faults(|faults| faults.sync_hangs = true);
     append_all(&spool.spool, &numbered(1..2)).await; // Answered although no sync returns.
@@ -373,7 +375,7 @@ async fn with_an_interval_the_answer_comes_first_and_the_sync_soon() {
     let mut cut = open_on(disk.after_power_cut(0), Path::new("/spool"), options());
     assert_eq!(cut.take_all(), numbered(0..1), "the price of an interval");
     disk.set_faults(|faults| faults.sync_hangs = false);
-    spool.reader.readable().await;
+    spool.becomes_readable().await;
     let mut cut = open_on(disk.after_power_cut(0), Path::new("/spool"), options());
     assert_eq!(cut.take_all(), numbered(0..2), "what was synced is there");
     assert_eq!(spool.take_all(), numbered(1..2));
@@ -387,7 +389,7 @@ async fn with_an_interval_the_answer_comes_first_and_the_sync_soon() {
     disk.set_faults(|faults| faults.sync_fails = false);
     eventually("it recovers by itself", || spool.spool.failing().is_none()).await;
     append_all(&spool.spool, &numbered(5..6)).await;
-    spool.reader.readable().await;
+    spool.becomes_readable().await;
     assert_eq!(
         (spool.take_all(), spool.spool.lost_after_answer()),
         (numbered(5..6), 3)

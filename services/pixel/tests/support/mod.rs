@@ -17,7 +17,11 @@ pub mod forgetful;
 pub mod peer;
 pub mod pixel;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ::pixel::spool::{
     Batch, Ended, Folder, Options, Reader, Spool, SyncPolicy,
@@ -50,6 +54,12 @@ impl Opened {
     pub async fn close(self) {
         self.spool.close();
         let _ = self.ended.await;
+    }
+
+    /// Waits until there may be more to read.
+    pub async fn becomes_readable(&self) {
+        let readable = tokio::time::timeout(PATIENCE, self.reader.readable()).await;
+        readable.expect("something becomes readable");
     }
 
     /// Reads and trims all there is.
@@ -86,6 +96,9 @@ pub async fn append_all(spool: &Spool, facts: &[String]) {
     }
 }
 
+/// How long anything may take before its test fails: far longer than it ever should, on a busy machine too.
+pub const PATIENCE: Duration = Duration::from_mins(1);
+
 /// Waits until it is so; a test that never gets there fails rather than hangs.
 pub async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     eventually_async(what, async || is_so()).await;
@@ -93,11 +106,12 @@ pub async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 
 /// The same for what takes waiting itself.
 pub async fn eventually_async(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    for _ in 0..3_000 {
-        if is_so().await {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    let started = Instant::now();
+    while !is_so().await {
+        assert!(
+            started.elapsed() < PATIENCE,
+            "waited {PATIENCE:?} in vain until {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("never: {what}");
 }

@@ -118,7 +118,8 @@ impl Peer {
     /// Waits until what was seen is as wanted.
     pub async fn wait_until(&self, wanted: impl FnMut(&Vec<Seen>) -> bool) {
         let mut watching = self.seen.subscribe();
-        watching.wait_for(wanted).await.unwrap();
+        let seen = tokio::time::timeout(super::PATIENCE, watching.wait_for(wanted)).await;
+        seen.expect("the recorder has seen what it waits for").unwrap();
     }
 
     /// Waits for so many facts in accepted batches.
