@@ -4,6 +4,7 @@ import base64
 import itertools
 import json
 import os
+import random
 import secrets
 import socket
 import subprocess
@@ -75,11 +76,13 @@ def free_port():
 
 
 def free_subnet_prefix():
-    """Three numbers under which this machine has no route yet."""
-    routes = run("ip", "-4", "route")
-    return next(
-        prefix for n in range(100, 250) if f" {(prefix := f'10.214.{n}')}." not in f" {routes}".replace("\n", " ")
-    )
+    """Three numbers under which this machine has no route yet.
+
+    Any of those, so that two runs at once hardly choose the same: the networks are made only after the images.
+    """
+    routes = " " + run("ip", "-4", "route").replace("\n", " ")
+    prefixes = [f"10.214.{n}" for n in range(100, 250)]
+    return random.choice([prefix for prefix in prefixes if f" {prefix}." not in routes])
 
 
 def venv(name, *packages):
