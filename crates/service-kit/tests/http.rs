@@ -404,7 +404,8 @@ async fn one_answer(stream: &mut TcpStream) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_stop_leaves_no_request_unanswered() {
-    const ROUNDS: usize = 40;
+    // As many at once as leave each client its turn on a slow machine: one that idles for a second is hung up on.
+    const ROUNDS: usize = 16;
     let mut rounds = tokio::task::JoinSet::new();
     for round in 0..ROUNDS {
         rounds.spawn(async move {
@@ -419,18 +420,18 @@ async fn a_stop_leaves_no_request_unanswered() {
             });
             let (address, served) = start(router, &stop).await;
             let mut clients = tokio::task::JoinSet::new();
-            for client in 0..8 {
+            for client in 0..5 {
                 clients.spawn(
                     Client {
                         server: address,
-                        keeps_alive: client < 5,
-                        pause: Duration::from_millis(client % 5 * 4),
+                        keeps_alive: client < 3,
+                        pause: Duration::from_millis(client % 3 * 5),
                         stop: stop.clone(),
                     }
                     .run(),
                 );
             }
-            for _ in 0..100 + round {
+            for _ in 0..100 + 10 * round {
                 counted.recv().await;
             }
             stop.cancel();
