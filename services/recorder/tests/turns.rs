@@ -1,11 +1,14 @@
-//! Two recorders with facts of one email at the same moment: the first is held up at its commit, when it has read and
-//! written everything, and the second begins. Whatever it reads too early shows in the verdicts.
+//! Two that meet at one email, made to meet: a recorder is held up at its commit, when it has read and written everything,
+//! and a second one begins, so that whatever it reads too early shows in the verdicts; or it is held up at one row, to see
+//! which others it has locked by then.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 mod common;
 
-use common::{HeldCommits, at, facts, fresh_database, hit, mark, recorder, stored_emails};
+use common::{
+    HeldCommits, at, facts, fresh_database, hit, mark, recorder, recorder_of_workers, stored_emails, waiting,
+};
 use recorder_api::Outcome;
 use test_support::eventually;
 use tracking::{Fact, Hit, Mark, Rules, Timestamp, model};
@@ -144,4 +147,89 @@ async fn one_fact_given_to_two_recorders_is_recorded_by_one() {
     assert_eq!(one.await.unwrap().unwrap(), [Outcome::Recorded; 2]);
     assert_eq!(two.await.unwrap().unwrap(), [Outcome::AlreadyKnown; 2]);
     assert_eq!(stored_emails(&client, "a").await, model::emails(&rules, &batch));
+}
+
+/// Bytewise, as the rows are locked; other orders of texts put several of them elsewhere.
+const IN_ORDER: [&str; 8] = ["", " ", "B", "a", "a-b", "aa", "ab", "\u{e4}"];
+
+/// Hits of all these emails, neither in their order nor in the reverse.
+fn in_no_order(prefix: &str, millis: i64) -> Vec<Fact> {
+    [3, 6, 0, 5, 7, 1, 4, 2]
+        .map(|at: usize| hit_at(&format!("{prefix}{}", IN_ORDER.get(at).unwrap()), millis))
+        .to_vec()
+}
+
+/// Everyone who locks emails goes through them in one order, so nobody who waits for one holds another that comes after it;
+/// that is why there are no deadlocks. Each row in turn is held, and the rows behind it must be free then.
+#[tokio::test]
+async fn a_recorder_that_waits_for_a_row_holds_none_behind_it() {
+    let database = fresh_database().await;
+    let (holder, prober) = (database.superuser().await, database.superuser().await);
+    let recorder = recorder_of_workers(1, &database, "one", &Rules::default());
+    recorder.record(in_no_order("known", 0)).await.unwrap();
+    for (place, suffix) in (0..).zip(IN_ORDER) {
+        holder.batch_execute("begin").await.unwrap();
+        let held = "select from tracked_emails where email_id = $1 for no key update";
+        let email_id = format!("known{suffix}");
+        assert_eq!(holder.query(held, &[&email_id]).await.unwrap().len(), 1);
+        let recording = tokio::spawn({
+            let (recorder, batch) = (recorder.clone(), in_no_order("known", 100_000 * (place + 1)));
+            async move { recorder.record(batch).await }
+        });
+        eventually("it waits for the row", async || {
+            (waiting(&prober).await == 1).then_some(())
+        })
+        .await;
+        let free = "select email_id from tracked_emails order by email_id for no key update skip locked";
+        let free: Vec<String> = prober
+            .query(free, &[])
+            .await
+            .unwrap()
+            .iter()
+            .map(|row| row.get(0))
+            .collect();
+        let behind: Vec<String> = IN_ORDER
+            .iter()
+            .map(|suffix| format!("known{suffix}"))
+            .filter(|other| *other > email_id)
+            .collect();
+        assert_eq!(free, behind, "while {email_id:?} is held");
+        holder.batch_execute("rollback").await.unwrap();
+        recording.await.unwrap().unwrap();
+    }
+}
+
+/// The same of rows that are not there yet: each in turn is being added by somebody else, and those behind it can still be
+/// added.
+#[tokio::test]
+async fn a_recorder_that_waits_for_a_new_row_has_added_none_behind_it() {
+    let database = fresh_database().await;
+    let (holder, prober) = (database.superuser().await, database.superuser().await);
+    prober.batch_execute("set lock_timeout = '10 s'").await.unwrap();
+    let recorder = recorder_of_workers(1, &database, "one", &Rules::default());
+    recorder.record(in_no_order("known", 0)).await.unwrap();
+    let add = "insert into tracked_emails (email_id) values ($1)";
+    for (place, suffix) in IN_ORDER.iter().enumerate() {
+        let prefix = format!("new {place} ");
+        let email_id = format!("{prefix}{suffix}");
+        holder.batch_execute("begin").await.unwrap();
+        holder.execute(add, &[&email_id]).await.unwrap();
+        let recording = tokio::spawn({
+            let (recorder, batch) = (recorder.clone(), in_no_order(&prefix, 0));
+            async move { recorder.record(batch).await }
+        });
+        eventually("it waits for the row", async || {
+            (waiting(&prober).await == 1).then_some(())
+        })
+        .await;
+        prober.batch_execute("begin").await.unwrap();
+        for behind in IN_ORDER.iter().skip(place + 1) {
+            let behind = format!("{prefix}{behind}");
+            let added = prober.execute(add, &[&behind]).await;
+            assert!(added.is_ok(), "{behind:?} while {email_id:?} is held: {added:?}");
+        }
+        prober.batch_execute("rollback").await.unwrap();
+        holder.batch_execute("rollback").await.unwrap();
+        recording.await.unwrap().unwrap();
+    }
 }

@@ -47,9 +47,19 @@ pub fn pool(database: &TestDatabase, connections: usize) -> Database {
 
 /// A recorder with a pool of its own.
 pub fn recorder(database: &TestDatabase, instance: &str, rules: &Rules) -> Recorder {
+    recorder_of_workers(2, database, instance, rules)
+}
+
+/// The same with so many workers, which a batch is split over.
+pub fn recorder_of_workers(
+    workers: usize,
+    database: &TestDatabase,
+    instance: &str,
+    rules: &Rules,
+) -> Recorder {
     let config = RecorderConfig {
         instance: instance.to_owned(),
-        workers: NonZeroUsize::new(2).unwrap(),
+        workers: NonZeroUsize::new(workers).unwrap(),
         rules: rules.clone(),
         geoip_database: None,
     };
@@ -186,6 +196,14 @@ pub fn facts(hits: impl IntoIterator<Item = Hit>, marks: impl IntoIterator<Item 
         .collect()
 }
 
+/// How many sessions of recorders wait for a lock.
+pub async fn waiting(client: &Client) -> i64 {
+    let statement = "select count(*) from pg_stat_activity
+                     where datname = current_database() and usename = $1 and wait_event_type = 'Lock'";
+    let row = client.query_one(statement, &[&RECORDER_ROLE]).await.unwrap();
+    row.get(0)
+}
+
 /// Holds up every recording transaction at its commit, when it has read and written everything, so that a test decides
 /// what happens in between.
 pub struct HeldCommits(Client);
@@ -211,10 +229,7 @@ impl HeldCommits {
 
     /// How many sessions of recorders wait: for this at their commit, or for the locks of another one.
     pub async fn waiting(&self) -> i64 {
-        let statement = "select count(*) from pg_stat_activity
-                         where datname = current_database() and usename = $1 and wait_event_type = 'Lock'";
-        let row = self.0.query_one(statement, &[&RECORDER_ROLE]).await.unwrap();
-        row.get(0)
+        waiting(&self.0).await
     }
 
     /// Ends the sessions that wait at their commit, as a crash of the server does; answers how many.
