@@ -1,7 +1,9 @@
 //! Where the database is and how to log in.
 
 use std::{
+    ffi::OsString,
     fmt,
+    os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -159,6 +161,54 @@ impl Config {
         Ok(client)
     }
 
+    /// The same login for libpq's programs, such as `pg_dump`: the variables of their environment, the password among
+    /// them, so that it stands on no command line.
+    #[must_use]
+    pub fn libpq_environment(&self) -> Vec<(&'static str, OsString)> {
+        let mut environment = Vec::new();
+        let mut set = |name, value: Option<OsString>| environment.extend(value.map(|value| (name, value)));
+        let hosts = self.driver.get_hosts().iter().map(|host| match host {
+            Host::Tcp(name) => OsString::from(name),
+            Host::Unix(folder) => folder.clone().into_os_string(),
+        });
+        set("PGHOST", listed(hosts));
+        let addresses = self.driver.get_hostaddrs().iter();
+        set(
+            "PGHOSTADDR",
+            listed(addresses.map(|address| address.to_string().into())),
+        );
+        let ports = self.driver.get_ports().iter();
+        set("PGPORT", listed(ports.map(|port| port.to_string().into())));
+        set("PGUSER", self.driver.get_user().map(OsString::from));
+        set("PGDATABASE", self.driver.get_dbname().map(OsString::from));
+        let password = self.driver.get_password();
+        set(
+            "PGPASSWORD",
+            password.map(|password| OsString::from_vec(password.to_vec())),
+        );
+        let seconds = self.driver.get_connect_timeout().map(Duration::as_secs);
+        set(
+            "PGCONNECT_TIMEOUT",
+            seconds.map(|seconds| seconds.max(2).to_string().into()),
+        );
+        let verify = match (self.verify, &self.ca_file) {
+            (Verify::Nothing, Some(_)) => Verify::Chain,
+            (verify, _) => verify,
+        };
+        let mode = match (self.driver.get_ssl_mode(), verify) {
+            (SslMode::Disable, _) => "disable",
+            (SslMode::Require, Verify::Nothing) => "require",
+            (SslMode::Require, Verify::Chain) => "verify-ca",
+            (SslMode::Require, Verify::ChainAndName) => "verify-full",
+            _ => "prefer",
+        };
+        set("PGSSLMODE", Some(mode.into()));
+        let system = (mode == "verify-full").then(|| OsString::from("system"));
+        let ca_file = self.ca_file.clone().map(PathBuf::into_os_string);
+        set("PGSSLROOTCERT", ca_file.or(system));
+        environment
+    }
+
     pub(crate) fn driver_config(&self) -> tokio_postgres::Config {
         self.driver.clone()
     }
@@ -206,6 +256,15 @@ impl Config {
             problem,
         }
     }
+}
+
+/// Separated by commas, as libpq lists several; none if there is none.
+fn listed(values: impl Iterator<Item = OsString>) -> Option<OsString> {
+    values.reduce(|mut list, value| {
+        list.push(",");
+        list.push(value);
+        list
+    })
 }
 
 /// For example `email_tracker_recorder@db.example.com:5432/email_tracker`.
@@ -319,6 +378,32 @@ mod tests {
             password(config.password(Some("p@ss/w:rd"))),
             Some(b"p@ss/w:rd".to_vec())
         );
+    }
+
+    #[test]
+    fn libpq_gets_the_same_login() {
+        let environment = |url: &str| {
+            let config = parse(url).expect("a URL").password(Some("p@ss/w:rd"));
+            let pairs = config.libpq_environment();
+            let text = |value: OsString| value.into_string().expect("text");
+            let pairs = pairs.into_iter().map(|(name, value)| (name, text(value)));
+            pairs.collect::<std::collections::BTreeMap<_, _>>()
+        };
+        let several = environment("postgres://anna@a,b:5433/mail?sslmode=verify-full");
+        for (name, value) in [
+            ("PGHOST", "a,b"),
+            ("PGPORT", "5432,5433"),
+            ("PGUSER", "anna"),
+            ("PGDATABASE", "mail"),
+            ("PGPASSWORD", "p@ss/w:rd"),
+            ("PGSSLMODE", "verify-full"),
+            ("PGSSLROOTCERT", "system"),
+        ] {
+            assert_eq!(several.get(name).map(String::as_str), Some(value), "{name}");
+        }
+        let socket = environment("postgres://anna@/mail?host=/run/postgresql");
+        assert_eq!(socket.get("PGHOST").map(String::as_str), Some("/run/postgresql"));
+        assert_eq!(socket.get("PGSSLMODE").map(String::as_str), Some("prefer"));
     }
 
     #[test]

@@ -35,6 +35,14 @@ pub(crate) enum Command {
         /// For example http://127.0.0.1:8090/health
         url: HealthUrl,
     },
+    /// Copy the database into a file of the folder, checksummed, beside the earlier ones; it may be in use meanwhile
+    Backup(crate::backup::Arguments),
+    /// Put a backup in the place of the database; services that run meanwhile go on by themselves
+    Restore(crate::restore::Arguments),
+    /// Take over the emails and opens that an older server lists; may be run again at any time
+    Import(crate::import::Arguments),
+    /// Look at a running Email Tracker from here, and name what is wrong first: exit code 1 if something is
+    Doctor(crate::doctor::Arguments),
     /// Look into a spool that no pixel uses, or deliver it
     #[command(subcommand)]
     Spool(SpoolCommand),

@@ -22,6 +22,12 @@ pub(crate) fn settings() -> String {
         table("Dashboard", &[&dashboard::SETTINGS]),
         table("`email-tracker up`", &[&crate::up::SETTINGS]),
         table("`email-tracker migrate`", &[&crate::migrate::SETTINGS]),
+        table("`email-tracker doctor`", &[&crate::doctor::SETTINGS]),
+        table(
+            "`email-tracker backup` and `restore`",
+            &[&crate::backup::SETTINGS],
+        ),
+        table("`email-tracker import`", &[&crate::import::SETTINGS]),
     ];
     page.push_str(&tables.join("\n"));
     page

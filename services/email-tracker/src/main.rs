@@ -1,11 +1,15 @@
 //! The command line: everything in one process (`up`), and the tools around the services.
 
+mod backup;
 mod commands;
 mod data_dir;
+mod doctor;
 mod documentation;
 mod health;
+mod import;
 mod migrate;
 mod postgres;
+mod restore;
 mod spool;
 mod up;
 
@@ -28,6 +32,10 @@ fn main() -> ExitCode {
         Command::Up => up::up(),
         Command::Migrate => migrate::migrate(),
         Command::Healthcheck { url } => health::check(&url),
+        Command::Backup(arguments) => backup::backup(&arguments),
+        Command::Restore(arguments) => restore::restore(&arguments),
+        Command::Import(arguments) => import::import(&arguments),
+        Command::Doctor(arguments) => doctor::doctor(arguments),
         Command::Spool(command) => spool::spool(command),
         Command::Settings => {
             documentation::print();

@@ -42,6 +42,9 @@ fn the_help_is_the_one_in_the_repository() {
         (vec!["--help"], "tests/help/email-tracker.txt"),
         (vec!["healthcheck", "--help"], "tests/help/healthcheck.txt"),
         (vec!["spool", "--help"], "tests/help/spool.txt"),
+        (vec!["backup", "--help"], "tests/help/backup.txt"),
+        (vec!["restore", "--help"], "tests/help/restore.txt"),
+        (vec!["import", "--help"], "tests/help/import.txt"),
     ] {
         let output = email_tracker(&arguments, &[]);
         assert!(output.status.success());

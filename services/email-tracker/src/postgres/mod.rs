@@ -10,6 +10,15 @@ mod server_log;
 
 pub(crate) use self::{
     cluster::{DATABASE, OWNER, made_by},
-    programs::find,
+    programs::{find, folders, major_version},
     server::{PrivatePostgres, cluster_folder},
 };
+
+use std::path::{Path, PathBuf};
+
+/// The folder of the socket of the server that a running `up` has on this data folder.
+pub(crate) fn running(data_dir: &Path) -> Option<PathBuf> {
+    pid_file::read(&cluster_folder(data_dir))
+        .filter(|file| file.ready)?
+        .socket_folder
+}

@@ -106,6 +106,14 @@ fn choose(mut found: Vec<Programs>, made_by: Option<u32>) -> anyhow::Result<Prog
 
 /// Everything installed, in no order.
 fn installed(path: &str) -> Vec<Programs> {
+    folders(path)
+        .iter()
+        .filter_map(|folder| Programs::in_folder(folder))
+        .collect()
+}
+
+/// Where programs of PostgreSQL may be.
+pub(crate) fn folders(path: &str) -> BTreeSet<PathBuf> {
     let on_path = path
         .split(':')
         .filter(|folder| folder.starts_with('/'))
@@ -118,11 +126,7 @@ fn installed(path: &str) -> Vec<Programs> {
             .is_some_and(|name| name.to_string_lossy().starts_with("pgsql-"))
     });
     let usual = debian.into_iter().chain(red_hat).map(|folder| folder.join("bin"));
-    let candidates: BTreeSet<PathBuf> = on_path.chain(usual).collect();
-    candidates
-        .iter()
-        .filter_map(|folder| Programs::in_folder(folder))
-        .collect()
+    on_path.chain(usual).collect()
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {
@@ -135,7 +139,7 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// The major version in a line such as `postgres (PostgreSQL) 15.18 (Debian …)`.
-fn major_version(line: &str) -> Option<u32> {
+pub(crate) fn major_version(line: &str) -> Option<u32> {
     let version = line.split("(PostgreSQL) ").nth(1)?;
     // `18beta2` and `17.5` alike.
     version
