@@ -45,11 +45,13 @@ A test scrapes a running Email Tracker and compares it with these tables; `UPDAT
 const AFTER: &str = "
 ## From elsewhere
 
-What the alerts need beyond the services' own metrics:
+What the alerts and the dashboard need beyond the services' own metrics, and what comes with it:
 
 | metric | type | unit | comes from |
 | --- | --- | --- | --- |
-| `email_tracker_backup_last_success_timestamp_seconds` | gauge | seconds since 1970 | `email-tracker backup`, which writes it into `email_tracker_backup.prom`, a file for the textfile collector of the node_exporter |
+| `email_tracker_backup_last_success_timestamp_seconds` | gauge | seconds since 1970 | `email-tracker backup`, which writes it into `email_tracker_backup.prom` in `BACKUP_METRICS_DIR`, for the textfile collector of the node_exporter: when the newest good backup was begun |
+| `email_tracker_backup_last_success_size_bytes` | gauge | bytes | the same: size of that backup |
+| `email_tracker_backup_last_success_duration_seconds` | gauge | seconds | the same: how long it took |
 | `probe_success` | gauge | 1 or 0 | the blackbox_exporter, which asks for `/health` of the public name over HTTPS as clients do; job `email-tracker-public` |
 | `probe_ssl_earliest_cert_expiry` | gauge | seconds since 1970 | the same. Caddy's own metrics do not say when a certificate ends |
 ";
