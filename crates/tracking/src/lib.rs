@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod clock;
 pub mod dedup;
+pub mod doctor;
 pub mod facts;
 pub mod model;
 pub mod token;

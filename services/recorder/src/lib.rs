@@ -5,6 +5,7 @@
 
 mod describe;
 mod device;
+mod doctor;
 mod geo;
 mod grpc;
 mod health;

@@ -7,12 +7,12 @@ use tracking::Clock;
 
 use crate::{partitions::Month, workers::Recorder};
 
-/// A month is known long before it begins.
-const PERIOD: Duration = Duration::from_hours(1);
+/// A month is known long before it begins; nobody counts the minutes of what is to be removed.
+const PERIOD: Duration = Duration::from_mins(10);
 /// The database may be away or not migrated yet.
 const PERIOD_AFTER_FAILURE: Duration = Duration::from_secs(15);
 
-/// Makes the partitions of this month and the next, so that no hit has to wait for its own.
+/// Makes the partitions of this month and the next, so that no hit has to wait for its own, and removes what `doctor` left.
 pub(crate) async fn run(
     recorder: Recorder,
     clock: Arc<dyn Clock>,
@@ -25,13 +25,19 @@ pub(crate) async fn run(
 
 async fn keep_up(recorder: &Recorder, clock: &dyn Clock) {
     loop {
-        let nap = match recorder.ensure_partitions(&months_ahead(clock)).await {
-            Ok(()) => PERIOD,
+        let mut nap = PERIOD;
+        if let Err(error) = recorder.ensure_partitions(&months_ahead(clock)).await {
+            tracing::warn!(%error, "partitions were not made ahead; trying again in {PERIOD_AFTER_FAILURE:?}");
+            nap = PERIOD_AFTER_FAILURE;
+        }
+        match recorder.remove_doctor_emails(clock.now()).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "removed what `email-tracker doctor` had left"),
             Err(error) => {
-                tracing::warn!(%error, "partitions were not made ahead; trying again in {PERIOD_AFTER_FAILURE:?}");
-                PERIOD_AFTER_FAILURE
+                tracing::warn!(%error, "what `email-tracker doctor` left was not removed; trying again in {PERIOD_AFTER_FAILURE:?}");
+                nap = PERIOD_AFTER_FAILURE;
             }
-        };
+        }
         tokio::time::sleep(nap).await;
     }
 }

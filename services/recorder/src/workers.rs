@@ -14,11 +14,12 @@ use opentelemetry::metrics::Meter;
 use recorder_api::Outcome;
 use tokio::{sync::Mutex, task::JoinSet};
 use tracing::Instrument;
-use tracking::{Fact, Rules};
+use tracking::{Fact, Rules, Timestamp};
 
 use crate::{
     describe::Describer,
     device::Devices,
+    doctor,
     geo::Places,
     metrics::Metrics,
     partitions::{Month, Partitions},
@@ -48,6 +49,8 @@ struct Shared {
     rules: Rules,
     describer: Describer,
     workers: Vec<Worker>,
+    /// The row of `revisions` for what is done from time to time.
+    upkeep: String,
     metrics: Metrics,
 }
 
@@ -88,12 +91,14 @@ impl Recorder {
             })
             .collect();
         let partitions = Partitions::new(metrics.clone());
+        let upkeep = format!("{instance}/upkeep");
         Ok(Self(Arc::new(Shared {
             database,
             partitions,
             rules,
             describer,
             workers,
+            upkeep,
             metrics,
         })))
     }
@@ -106,6 +111,13 @@ impl Recorder {
     /// Sees to it that hits of `months` find their partitions.
     pub(crate) async fn ensure_partitions(&self, months: &BTreeSet<Month>) -> Result<(), Error> {
         self.0.partitions.ensure(&self.0.database, months).await
+    }
+
+    /// Removes the emails that `email-tracker doctor` made up, once they are as old as [`tracking::doctor::KEPT_MS`] at
+    /// `now`; answers how many.
+    pub async fn remove_doctor_emails(&self, now: Timestamp) -> Result<u64, Error> {
+        let before = now.saturating_add_millis(-tracking::doctor::KEPT_MS);
+        doctor::remove(&self.0.database, &self.0.upkeep, before).await
     }
 
     /// Records `facts`, each of which has passed [`Fact::check`]; answers, after the commit, what became of each, in

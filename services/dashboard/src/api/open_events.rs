@@ -15,7 +15,8 @@ use super::{
     parameters::Parameters,
 };
 
-/// `opened_at <= $2` says nothing that the row comparison does not; it is there for partitions to be left out.
+/// `opened_at <= $2` says nothing that the row comparison does not; it is there for partitions to be left out. What
+/// `doctor` leaves for an hour (`tracking::doctor`) is shown if asked for, by `include=doctor` or by its id.
 const SQL: &str = "-- open_events
 select h.id, h.email_id, e.user_id, e.recipient, h.opened_at, h.event_id, h.client_address, h.user_agent,
        h.geo_country, h.geo_region, h.geo_city, h.latitude, h.longitude, h.device_type,
@@ -25,6 +26,7 @@ join tracked_emails e on e.email_id = h.email_id
 where ($1::text is null or h.email_id = $1)
   and ($2::timestamptz is null or (h.opened_at <= $2 and (h.opened_at, h.event_id) < ($2, $3::uuid)))
   and ($4::boolean or h.is_open)
+  and ($1 is not null or $6::boolean or e.user_id <> 'doctor' or not starts_with(h.email_id, 'doctor-'))
 order by h.opened_at desc, h.event_id desc
 limit $5::bigint
 ";
@@ -37,7 +39,17 @@ pub(crate) struct OpenEvents {
     after_time: Option<Timestamptz>,
     after_id: Option<Uuid>,
     include_all: bool,
+    include_doctor: bool,
     sql_limit: Option<i64>,
+}
+
+/// What is shown besides opens of real emails.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Include {
+    /// Hits that do not count.
+    All,
+    /// Opens of the emails that `doctor` makes up.
+    Doctor,
 }
 
 /// One hit as the API shows it.
@@ -68,12 +80,14 @@ impl List for OpenEvents {
     fn read(parameters: &Parameters<'_>) -> Result<Self, ApiError> {
         let limit = parameters.limit()?;
         let after = parameters.cursor(HitCursor::decode)?;
+        let include = parameters.choice("include", &[("all", Include::All), ("doctor", Include::Doctor)])?;
         Ok(Self {
             limit,
             email_id: parameters.text("email_id", MAX_FIELD_BYTES)?,
             after_time: after.map(|after| Timestamptz(after.opened_at)),
             after_id: after.map(|after| after.event_id),
-            include_all: parameters.choice("include", &[("all", true)])?.unwrap_or(false),
+            include_all: include == Some(Include::All),
+            include_doctor: include == Some(Include::Doctor),
             sql_limit: sql_limit(limit),
         })
     }
@@ -89,6 +103,7 @@ impl List for OpenEvents {
             &self.after_id,
             &self.include_all,
             &self.sql_limit,
+            &self.include_doctor,
         ]
     }
 

@@ -1,6 +1,7 @@
 //! `/dashboard/api/open-events`.
 
 use serde_json::{Value, json};
+use tracking::{Timestamp, Token};
 
 use crate::support::*;
 
@@ -150,4 +151,36 @@ async fn an_unknown_email_has_no_opens() {
     let tag = dashboard.get(OPENS).await.header("etag").unwrap().to_owned();
     let again = authorized("GET", OPENS).header("if-none-match", &tag);
     assert_eq!(again.send(dashboard.address).await.status, 304);
+}
+
+#[tokio::test]
+async fn what_doctor_leaves_is_shown_if_asked_for() {
+    let database = new_database().await;
+    let mut facts = Facts::default();
+    let doctor = tracking::doctor::token("one", Timestamp::from_millis(NOON));
+    let with_id = |email_id: &str, user_id: &str| Token {
+        email_id: email_id.into(),
+        user_id: user_id.into(),
+        ..doctor.clone()
+    };
+    facts
+        .hit_of(doctor.clone(), 0, READER)
+        .hit_of(with_id("doctor-of-medicine", "user-1"), 1, READER)
+        .hit_of(with_id("two", "doctor"), 2, READER);
+    facts.store(&database.superuser().await).await;
+    let dashboard = Running::over(&database).await;
+    for list in [OPENS, "/dashboard/api/emails"] {
+        let ids = async |query: &str| dashboard.column(&format!("{list}{query}"), "email_id").await;
+        assert_eq!(ids("").await, ["two", "doctor-of-medicine"], "{list}");
+        assert_eq!(ids("?limit=2").await, ["two", "doctor-of-medicine"], "{list}");
+        assert_eq!(
+            ids("?include=doctor").await,
+            ["two", "doctor-of-medicine", "doctor-one"],
+            "{list}"
+        );
+    }
+    let of_email = dashboard.column(&format!("{OPENS}?email_id=doctor-one"), "email_id");
+    assert_eq!(of_email.await, ["doctor-one"]);
+    let all = dashboard.column(&format!("{OPENS}?include=all"), "email_id");
+    assert_eq!(all.await, ["two", "doctor-of-medicine"]);
 }

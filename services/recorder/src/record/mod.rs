@@ -22,6 +22,7 @@ mod statements;
 mod verdicts;
 
 pub(crate) use batch::Batch;
+pub(crate) use revisions::RAISE as RAISE_REVISION;
 
 use database::{Error, Transaction, Work};
 use recorder_api::Outcome;

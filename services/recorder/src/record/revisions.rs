@@ -5,7 +5,7 @@ use database::{Error, InStatement, Transaction};
 use super::{Statements, counters::Change};
 
 /// Last of the transaction: whoever raises the same row waits for a commit and for nothing else.
-pub(super) const RAISE: &str = "-- record: raise the writer's revision
+pub(crate) const RAISE: &str = "-- record: raise the writer's revision
 insert into revisions as mine (writer, revision) values ($1, 1)
 on conflict (writer) do update set revision = mine.revision + 1";
 
