@@ -1,4 +1,4 @@
-# One build, four images. docker-compose.yml builds them; by hand: docker build --target pixel .
+# One build, five images. docker-compose.yml builds them; by hand: docker build --target pixel .
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
@@ -38,4 +38,14 @@ ENTRYPOINT ["dashboard"]
 
 FROM base AS email-tracker
 COPY --from=build --link /out/email-tracker /usr/local/bin/email-tracker
+ENTRYPOINT ["email-tracker"]
+
+# PostgreSQL's own programs copy its databases; they may not be older than the server.
+FROM postgres:18 AS backup
+COPY --from=build --link /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+COPY --from=build --link /out/email-tracker /usr/local/bin/email-tracker
+RUN install -d -o 65532 -g 65532 -m 700 /backups
+ENV BACKUP_DIR=/backups BACKUP_METRICS_DIR=/metrics
+USER 65532:65532
+STOPSIGNAL SIGTERM
 ENTRYPOINT ["email-tracker"]

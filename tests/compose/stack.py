@@ -146,6 +146,7 @@ class Stack:
             "HTTPS_PORT": self.https,
             "PROXY_PORT": self.proxy,
             "SUBNET_PREFIX": free_subnet_prefix(),
+            "BACKUP_DIR": Path(self.folder.name) / "backups",
         } | settings
 
     @classmethod

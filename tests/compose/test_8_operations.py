@@ -24,19 +24,6 @@ class Operations(unittest.TestCase):
         self.stack.recorded(mail)
         return mail
 
-    def test_backup_and_restore(self):
-        stack = self.stack
-        kept = self.open()
-        dump = stack.compose(*words_of("exec -T postgres pg_dump"), text=False)
-        lost = self.open()
-        self.addCleanup(stack.up)
-        stack.compose("stop", "recorder", "dashboard")
-        stack.compose(*words_of("exec -T postgres pg_restore"), input=dump, text=False)
-        stack.up()
-        self.assertIsNone(stack.email(lost))
-        self.assertEqual(stack.email(kept)["unique_open_count"], 1)
-        self.open()
-
     def test_the_spool_of_a_pixel_that_will_not_run_again(self):
         stack, mail = self.stack, Mail()
         self.addCleanup(stack.up)
