@@ -50,6 +50,9 @@ pub(crate) async fn remove(database: &Database, writer: &str, before: Timestamp)
     Ok(removed)
 }
 
+/// The names of its transactions.
+pub(crate) const NAMES: [&str; 2] = [Find::NAME, Remove::NAME];
+
 struct Find {
     before: Timestamp,
 }

@@ -55,7 +55,9 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         bail!("the recorder speaks gRPC and needs a socket of its own");
     };
     let config = settings.database.context("DATABASE_URL: missing")?;
-    let database = Database::open(&config, metrics.meter())?.counting(&[record::NAME, partitions::ADD_NAME]);
+    let database = Database::open(&config, metrics.meter())?
+        .counting(&[record::NAME, partitions::ADD_NAME])
+        .counting(&doctor::NAMES);
     let schema = Arc::new(SchemaGate::new(database.clone()));
     let recorder = Recorder::new(
         database.clone(),
