@@ -173,7 +173,7 @@ mod tests {
     fn addresses_are_found_behind_aliases() {
         let found = read(&answer(), A).unwrap().unwrap();
         assert_eq!(found, ["203.0.113.7".parse::<IpAddr>().unwrap()]);
-        assert_eq!(read(&answer(), AAAA).unwrap().unwrap(), [] as [IpAddr; 0]);
+        assert!(read(&answer(), AAAA).unwrap().unwrap().is_empty());
     }
 
     #[test]

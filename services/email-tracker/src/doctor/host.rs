@@ -68,17 +68,21 @@ pub(super) async fn service(setting: &str, admin: Option<&Address>, name: &str) 
     };
     match ask(admin, "/ready").await {
         Ok(answer) => {
-            let json = answer.json();
-            let status = json["status"].as_str().unwrap_or("no word of ours").to_owned();
-            if answer.status == StatusCode::OK && matches!(status.as_str(), "ready" | "degraded") {
+            let status = answer.json("/status");
+            let status = status.as_str().unwrap_or("not one of ours");
+            if answer.status == StatusCode::OK && matches!(status, "ready" | "degraded") {
                 return Finding::ok(status);
             }
-            let failing: Vec<String> = json["checks"]
+            let failing: Vec<String> = answer
+                .json("/checks")
                 .as_object()
                 .into_iter()
                 .flatten()
-                .filter(|(_, check)| check["ok"] == false)
-                .map(|(check, found)| format!("{check}: {}", found["detail"].as_str().unwrap_or_default()))
+                .filter(|(_, check)| check.get("ok").is_some_and(|ok| *ok == false))
+                .map(|(check, found)| {
+                    let detail = found.get("detail").and_then(serde_json::Value::as_str);
+                    format!("{check}: {}", detail.unwrap_or_default())
+                })
                 .collect();
             Finding::failed(
                 format!("status {}, {status}. {}", answer.status, failing.join("; ")),

@@ -39,9 +39,10 @@ impl Answer {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The body as JSON; null if it is none.
-    pub(super) fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body).unwrap_or_default()
+    /// What the body's JSON holds at `pointer`, as in RFC 6901; null if that is nothing, or if the body is no JSON.
+    pub(super) fn json(&self, pointer: &str) -> serde_json::Value {
+        let json: serde_json::Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        json.pointer(pointer).cloned().unwrap_or_default()
     }
 }
 
@@ -59,17 +60,12 @@ async fn connect(addresses: &[IpAddr], port: u16) -> anyhow::Result<TcpStream> {
     let mut last = None;
     for address in addresses {
         let address = SocketAddr::new(*address, port);
-        match timeout(CONNECT_PATIENCE, TcpStream::connect(address)).await {
+        let failed = match timeout(CONNECT_PATIENCE, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => {
-                last = Some(anyhow::Error::new(error).context(format!("cannot connect to {address}")))
-            }
-            Err(_) => {
-                last = Some(anyhow::anyhow!(
-                    "{address} has not answered within {CONNECT_PATIENCE:?}"
-                ))
-            }
-        }
+            Ok(Err(error)) => anyhow::Error::new(error).context(format!("cannot connect to {address}")),
+            Err(_) => anyhow::anyhow!("{address} has not answered within {CONNECT_PATIENCE:?}"),
+        };
+        last = Some(failed);
     }
     Err(last.unwrap_or_else(|| anyhow::anyhow!("there is no address to connect to")))
 }

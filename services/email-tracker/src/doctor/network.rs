@@ -49,8 +49,8 @@ impl Patient {
         let of_family = |addresses: &[IpAddr]| -> Vec<IpAddr> {
             addresses
                 .iter()
-                .copied()
                 .filter(|address| family(address))
+                .copied()
                 .collect()
         };
         let (found, wanted) = (of_family(&self.addresses), of_family(public));

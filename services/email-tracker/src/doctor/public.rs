@@ -39,7 +39,7 @@ impl Patient {
         let advice =
             format!("look at the logs of Caddy and of the {service}: `docker compose logs caddy {service}`");
         match self.get(path, &[]).await {
-            Ok(answer) if answer.status == StatusCode::OK && answer.json()["ok"] == true => {
+            Ok(answer) if answer.status == StatusCode::OK && answer.json("/ok") == true => {
                 Finding::ok("200, as it should be")
             }
             Ok(answer) if answer.status == StatusCode::OK => Finding::failed(
@@ -111,8 +111,7 @@ impl Patient {
         while since.elapsed() < SELF_TEST_PATIENCE {
             match self.get(&path, &[("x-tracker-token", token.expose())]).await {
                 Ok(answer) if answer.status == StatusCode::OK => {
-                    let json = answer.json();
-                    if let Some(opened_at) = json["items"][0]["opened_at"].as_str() {
+                    if let Some(opened_at) = answer.json("/items/0/opened_at").as_str() {
                         self.test.opened_at = Timestamp::parse_iso(opened_at);
                         return Finding::ok(format!("it shows, of {}", self.test.email_id));
                     }

@@ -152,8 +152,8 @@ impl Stack {
         tasks.spawn(async move { pixel::run(told, given).await.unwrap() });
 
         let behind = Behind { pixel, dashboard };
-        let (plain, plain_address) = socket(PUBLIC).await;
-        tasks.spawn(serve(plain, None, behind));
+        let (bare, bare_address) = socket(PUBLIC).await;
+        tasks.spawn(serve(bare, None, behind));
         let (secure, secure_address) = socket(PUBLIC).await;
         let ca_file = folder.path().join("ca.pem");
         let (acceptor, root) = certify(plan.certificate);
@@ -173,7 +173,7 @@ impl Stack {
             ("ADDRESS", format!("https://{NAME}:{}", secure_address.port())),
             ("PUBLIC_ADDRESS", PUBLIC.to_string()),
             ("DNS_SERVER", name_server_address.to_string()),
-            ("PLAIN_PORT", plain_address.port().to_string()),
+            ("PLAIN_PORT", bare_address.port().to_string()),
             ("CA_FILE", ca_file.to_str().unwrap().to_owned()),
             ("DASHBOARD_TOKEN", TOKEN.to_owned()),
             ("DATABASE_URL", database.url()),
@@ -240,7 +240,7 @@ impl Stack {
         let output = self.doctor(&["--json"]).await;
         let json: Value =
             serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
-        let code = if json["ok"] == true { 0 } else { 1 };
+        let code = i32::from(json["ok"] != true);
         assert_eq!(output.status.code(), Some(code), "{output:?}");
         json
     }
