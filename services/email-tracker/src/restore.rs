@@ -1,11 +1,13 @@
 //! `restore`: a backup in the place of the database, all of it in one transaction.
 //!
 //! `pg_restore` writes the backup as SQL, which runs in one session of `psql` between a BEGIN and a COMMIT of ours. The
-//! COMMIT is only sent after `pg_restore` has ended well; whatever dies before that leaves the database as it was.
+//! COMMIT is only sent after `pg_restore` has ended well and `psql` has done all that it wrote; whatever dies before that
+//! leaves the database as it was.
 //! (`pg_restore --clean` itself would stumble over a partition that only one of the two sides has, and leave tables that
 //! a newer version has added.)
 
 use std::{
+    io::ErrorKind,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -16,7 +18,7 @@ use database::{Config, DASHBOARD_ROLE, InStatement as _, RECORDER_ROLE, RolePass
 use service_kit::{Reader, SystemClock, program, tasks::stop_on_signal};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    process::{Child, ChildStdin},
+    process::{Child, ChildStdin, ChildStdout},
 };
 use tracking::Clock as _;
 
@@ -28,6 +30,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(10);
 /// `pg_restore` begins with the settings of its session; data come long after them.
 const LINES_OF_SETTINGS: usize = 24;
+/// What `psql` is told to say when only the COMMIT is left.
+const ALL_DONE: &str = "all done but the commit";
 
 /// What `restore` is asked.
 #[derive(Debug, clap::Args)]
@@ -166,16 +170,17 @@ impl Restoring<'_> {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut psql = self.programs.command("psql", Some(self.config));
-        psql.args(["-X", "-q", "-w", "-v", "ON_ERROR_STOP=1"])
+        psql.args(["-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null"])
             .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut pg_restore = pg_restore.spawn().context("cannot run pg_restore")?;
         let mut psql = psql.spawn().context("cannot run psql")?;
         let (pg_restore_said, psql_said) = (listen(&mut pg_restore), listen(&mut psql));
 
-        let fed = match psql.stdin.take() {
-            Some(stdin) => self.feed(stdin, &mut pg_restore).await, // and closes it
-            None => bail!("psql has no input"),
+        let fed = match (psql.stdin.take(), psql.stdout.take()) {
+            (Some(stdin), Some(stdout)) => self.feed(stdin, stdout, &mut pg_restore).await, // and closes them
+            _ => bail!("psql has no input"),
         };
         let ended = psql.wait().await.context("cannot watch psql")?;
         let psql_said = psql_said.await.context("a task panicked")?;
@@ -201,8 +206,14 @@ impl Restoring<'_> {
         )
     }
 
-    /// Sends the whole transaction; its COMMIT only once all of the backup was sent.
-    async fn feed(&self, mut psql: ChildStdin, pg_restore: &mut Child) -> Result<(), Fed> {
+    /// Sends the whole transaction; its COMMIT only once `psql` says that all before it was done. Sent with the rest it
+    /// might lie in the pipe, and be done after this process is gone.
+    async fn feed(
+        &self,
+        mut psql: ChildStdin,
+        psql_says: ChildStdout,
+        pg_restore: &mut Child,
+    ) -> Result<(), Fed> {
         let Some(stdout) = pg_restore.stdout.take() else {
             return Err(Fed::PgRestore);
         };
@@ -224,6 +235,13 @@ impl Restoring<'_> {
         let now = SystemClock.now().as_millis();
         psql.write_all(after(self.backup.manifest.counts, now).as_bytes())
             .await?;
+        psql.flush().await?;
+        let mut says = String::new();
+        BufReader::new(psql_says).read_line(&mut says).await?;
+        if says.trim_end() != ALL_DONE {
+            return Err(Fed::Io(ErrorKind::BrokenPipe.into())); // and psql says why
+        }
+        psql.write_all(b"commit;\n").await?;
         psql.flush().await?;
         Ok(())
     }
@@ -338,7 +356,7 @@ end
 $$;
 insert into public.revisions as r (writer, revision) values ('restore', {now_ms})
   on conflict (writer) do update set revision = greatest(r.revision + 1, excluded.revision);
-commit;
+\echo {ALL_DONE}
 "
     )
 }
