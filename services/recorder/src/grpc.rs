@@ -180,7 +180,7 @@ pub(crate) async fn serve(
         tokio::time::sleep(patience).await;
     };
     tokio::select! {
-        served = serving => served.context("the gRPC server failed"),
+        outcome = serving => outcome.context("the gRPC server failed"),
         () = too_long => {
             tracing::warn!(?patience, "batches under way were given up: the pixels keep them, and send them again");
             Ok(())
