@@ -327,8 +327,10 @@ async fn the_private_database_is_found_kept_by_number_and_told_to_prometheus() {
     }
     let dumps = || {
         let entries = backups.read_dir().unwrap();
-        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| name.ends_with(".dump")).count()
+        let paths = entries.map(|entry| entry.unwrap().path());
+        paths
+            .filter(|path| path.extension() == Some("dump".as_ref()))
+            .count()
     };
     assert_eq!(dumps(), 2);
     assert_eq!(backups.read_dir().unwrap().count(), 2 * 3 + 1, "and the lock");

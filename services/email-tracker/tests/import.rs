@@ -85,7 +85,7 @@ fn said(output: &[u8]) -> &str {
     std::str::from_utf8(output).unwrap()
 }
 
-fn open(id: Value, email_id: &str, opened_at: &str, user_agent: Option<&str>) -> Value {
+fn open(id: &Value, email_id: &str, opened_at: &str, user_agent: Option<&str>) -> Value {
     json!({
         "id": id, "email_id": email_id, "user_id": "u", "recipient": "r@example.com", "opened_at": opened_at,
         "ip_address": user_agent.map(|_| "203.0.113.7"), "user_agent": user_agent, "geo_country": null,
@@ -117,16 +117,16 @@ async fn stored(database: &TestDatabase) -> Vec<(String, i64, i64, String, Optio
 async fn lists_with_all_their_quirks_become_facts_and_the_rest_is_told_in_numbers() {
     let server = PrivatePostgres::start().await;
     let database = migrated(&server).await;
-    let mut with_place = open(json!(4), "opened", "2024-05-01T10:00:00.5+02:00", Some("Chrome"));
+    let mut with_place = open(&json!(4), "opened", "2024-05-01T10:00:00.5+02:00", Some("Chrome"));
     with_place["geo_country"] = json!("DE");
     with_place["latitude"] = json!("52.5");
     let opens = json!({"ok": true, "items": [
-        open(json!(1), "opened", "2024-03-09T16:00:00.007Z", Some("Chrome")),
-        open(json!("2"), "opened", "2024-03-09 16:00:10", Some("Chrome")),
-        open(Value::Null, "opened", "2024-04-01T00:00:00Z", None),
+        open(&json!(1), "opened", "2024-03-09T16:00:00.007Z", Some("Chrome")),
+        open(&json!("2"), "opened", "2024-03-09 16:00:10", Some("Chrome")),
+        open(&Value::Null, "opened", "2024-04-01T00:00:00Z", None),
         with_place,
-        open(json!(5), "opened", "some day", None),
-        open(json!(6), "gone", "2024-04-01T00:00:00Z", None),
+        open(&json!(5), "opened", "some day", None),
+        open(&json!(6), "gone", "2024-04-01T00:00:00Z", None),
     ]});
     let mut too_many = email("many", "2024-03-09T16:00:00Z", 1);
     too_many["recipient"] = json!("someone@example.com,".repeat(1_000));
