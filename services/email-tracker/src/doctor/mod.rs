@@ -33,7 +33,9 @@ use self::{
 /// What `doctor` is asked.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    #[arg(help = "Where Email Tracker is reached, for example https://track.example.com; without it, https://DOMAIN")]
+    #[arg(
+        help = "Where Email Tracker is reached, for example https://track.example.com; without it, https://DOMAIN"
+    )]
     address: Option<Address>,
     /// Print JSON instead
     #[arg(long)]
