@@ -126,7 +126,7 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Report> {
                 hits.taken()
             ),
         ],
-        tables: vec![memories.table(), starts, rates, phases::table(&phases)],
+        tables: vec![memories.table(), starts, rates, phases::table(&phases)?],
     })
 }
 

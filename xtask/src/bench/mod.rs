@@ -4,14 +4,18 @@
 
 mod backlog;
 mod flood;
+mod footprint;
 mod hits;
 mod machine;
+mod nginx;
 mod outage;
 mod phases;
+mod pixel;
 mod process;
 mod report;
 mod steady;
 mod subject;
+mod wrk;
 
 use std::{
     fs,
@@ -43,6 +47,10 @@ enum Name {
     Outage,
     /// The pixel with a backlog of a million hits: memory, start, latency while it drains.
     Backlog,
+    /// The pixel against nginx serving a constant GIF.
+    Pixel,
+    /// Memory of the services, idle and under load.
+    Footprint,
 }
 
 impl Name {
@@ -50,6 +58,8 @@ impl Name {
         match self {
             Self::Outage => outage::measure(bench).await,
             Self::Backlog => backlog::measure(bench).await,
+            Self::Pixel => pixel::measure(bench).await,
+            Self::Footprint => footprint::measure(bench).await,
         }
     }
 }

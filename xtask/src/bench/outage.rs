@@ -79,6 +79,6 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Report> {
                 hits.taken()
             ),
         ],
-        tables: vec![phases::table(&phases), drain],
+        tables: vec![phases::table(&phases)?, drain],
     })
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use anyhow::ensure;
+
 use super::{
     report::{Cell, Table},
     steady::{Latencies, Samples},
@@ -25,8 +27,26 @@ impl Phase {
     }
 }
 
-/// A row for each phase.
-pub(super) fn table(phases: &[Phase]) -> Table {
+/// With half of the hits of the first phase later than this, the load itself is what waits.
+const NOT_BORNE: Duration = Duration::from_millis(500);
+
+/// A row for each phase. Fails if the machine did not bear the load even in the first one: then the latencies say how long
+/// the measurement went on, and nothing about the pixel.
+pub(super) fn table(phases: &[Phase]) -> anyhow::Result<Table> {
+    let usual = phases[0].latencies.permille(500);
+    ensure!(
+        usual < NOT_BORNE,
+        "the load is more than this machine bears now: half of the hits took longer than {usual:.1?} in the phase {:?}, \
+         before anything was disturbed. Measure again when nothing else runs",
+        phases[0].name
+    );
+    for phase in phases {
+        ensure!(
+            phase.latencies.count() > 0,
+            "no hit was due in the phase {:?}",
+            phase.name
+        );
+    }
     let p99 = |phase: &Phase| phase.latencies.permille(990);
     let typical = |phase: &Phase| phase.latencies.typical_second_p99;
     let rows = phases.iter().map(|phase| {
@@ -43,7 +63,7 @@ pub(super) fn table(phases: &[Phase]) -> Table {
             Cell::Times(typical(phase).div_duration_f64(typical(&phases[0]))),
         ]
     });
-    Table {
+    Ok(Table {
         rows: rows.collect(),
         columns: vec![
             "phase",
@@ -57,5 +77,5 @@ pub(super) fn table(phases: &[Phase]) -> Table {
             "typical second's p99",
             "the same / first",
         ],
-    }
+    })
 }

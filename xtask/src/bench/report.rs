@@ -31,6 +31,8 @@ pub(super) enum Cell {
     Bytes(u64),
     PerSecond(f64),
     Times(f64),
+    /// Does not apply.
+    None,
 }
 
 impl From<&str> for Cell {
@@ -52,6 +54,7 @@ impl fmt::Display for Cell {
             }
             Self::PerSecond(rate) => write!(formatter, "{rate:.0}/s"),
             Self::Times(ratio) => write!(formatter, "{ratio:.2}"),
+            Self::None => Ok(()),
         }
     }
 }
@@ -76,6 +79,7 @@ impl Cell {
             Self::Count(number) | Self::Bytes(number) => json!(number),
             Self::Time(time) => json!(time.as_secs_f64() * 1e3),
             Self::PerSecond(number) | Self::Times(number) => json!(number),
+            Self::None => Value::Null,
         }
     }
 }
