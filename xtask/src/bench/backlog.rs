@@ -58,7 +58,10 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Report> {
     let starts = starts(&mut subject, &hits).await?;
     memories.note("started again with the backlog", &mut subject)?;
     let backlog = subject.unsent().await?;
-    let metric = subject.pixel().metric("email_tracker_pixel_spool_size_bytes").await;
+    let metric = subject
+        .pixel()
+        .metric("email_tracker_pixel_spool_size_bytes")
+        .await;
     let disk: u64 = format!("{:.0}", metric.context("the spool's size")?).parse()?;
 
     let load = Steady::start(&hits, address, RATE)?;
