@@ -386,8 +386,8 @@ impl Client {
             answered += 1;
             let closes = answer.contains("connection: close");
             assert!(closes || !was_told, "an answer after the stop is the last one");
-            let closed = tokio::time::timeout(self.pause, stream.read(&mut [0])).await;
-            open = (!closes && closed.is_err()).then_some(stream);
+            let end = tokio::time::timeout(self.pause, stream.read(&mut [0])).await;
+            open = (!closes && end.is_err()).then_some(stream);
         }
     }
 }
