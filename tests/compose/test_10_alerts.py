@@ -167,6 +167,12 @@ class Faults(unittest.TestCase):
         init = self.stack.inspect(service)["State"]["Pid"]
         return int(Path(f"/proc/{init}/task/{init}/children").read_text().split()[0])
 
+    @staticmethod
+    def sizes(folder):
+        """The size of each file in a folder, in bytes."""
+        listed = run("find", folder, "-type", "f", "-printf", "%p %s\n").splitlines()
+        return {file: int(size) for file, size in (line.rsplit(" ", 1) for line in listed)}
+
     def stop(self, *services):
         self.stack.compose("stop", "-t", "10", *services)
 
@@ -221,15 +227,17 @@ class Faults(unittest.TestCase):
         stack = self.stack
         self.before("SpoolCorrupt")
         self.stop("recorder")
+        volume = json.loads(run("docker", "volume", "inspect", f"{stack.project}_spool"))[0]["Mountpoint"]
+        # Only what is written from here on is certain to be read again.
+        before = self.sizes(volume)
         stack.hit(200)
         self.stop("pixel")
-        volume = json.loads(run("docker", "volume", "inspect", f"{stack.project}_spool"))[0]["Mountpoint"]
-        segment = max(run("find", volume, "-type", "f", "-size", "+8k").split(), key=lambda file: run("stat", "-c", "%Y", file))
+        grown = {file: (before.get(file, 0), size) for file, size in self.sizes(volume).items()}
+        segment, (start, end) = max(grown.items(), key=lambda of: of[1][1] - of[1][0])
         with open(segment, "r+b") as file:
-            middle = file.seek(0, 2) // 2
-            file.seek(middle)
+            file.seek((start + end) // 2)
             byte = file.read(1)[0]
-            file.seek(middle)
+            file.seek((start + end) // 2)
             file.write(bytes([byte ^ 0xFF]))
         stack.up()
         self.fires("SpoolCorrupt")

@@ -49,7 +49,7 @@ const WORKERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
     reason = "these lines are the help text, which is plain"
 )]
 pub(crate) struct Arguments {
-    /// The older server's base address, such as https://old.example.com
+    /// The older server's base address, such as `https://old.example.com`
     url: Source,
 }
 
