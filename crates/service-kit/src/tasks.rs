@@ -13,6 +13,9 @@ use tokio_util::sync::CancellationToken;
 /// How long aborted tasks may take to be gone.
 const ABORT_TIME: Duration = Duration::from_secs(1);
 
+/// A deadline that is noticed later than this was not noticed because the whole process stood still.
+const STOOD_STILL: Duration = Duration::from_millis(200);
+
 /// The tasks of one service. One that fails, panics, or ends before it was told to stops all of them.
 pub struct Tasks {
     running: JoinSet<anyhow::Result<()>>,
@@ -56,6 +59,12 @@ impl Tasks {
                     continue;
                 }
                 () = until(deadline), if deadline.is_some() => {
+                    // A process that was frozen finds all its timers overdue at once. A task that gives up some time
+                    // before the deadline has to get the chance.
+                    if deadline.is_some_and(|due| due.elapsed() > STOOD_STILL) {
+                        deadline = Some(Instant::now() + ABORT_TIME);
+                        continue;
+                    }
                     let late = self.names.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
                     // One that never yields cannot be aborted; nobody waits for it.
                     let _ended = tokio::time::timeout(ABORT_TIME, self.running.shutdown()).await;
@@ -159,6 +168,27 @@ mod tests {
         let waits = stop.clone();
         tasks.spawn("good", async move {
             waits.cancelled().await;
+            Ok(())
+        });
+        stop.cancel();
+        tasks.finish().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn after_a_standstill_of_the_process_tasks_may_still_end() {
+        let stop = CancellationToken::new();
+        let mut tasks = Tasks::new(&stop, Duration::from_millis(100));
+        tasks.spawn("gives up in time", async {
+            tokio::time::sleep(Duration::from_millis(80)).await;
+            // Some turns of the scheduler, as closing takes.
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            Ok(())
+        });
+        tasks.spawn("freezes all", async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            std::thread::sleep(Duration::from_millis(600));
             Ok(())
         });
         stop.cancel();

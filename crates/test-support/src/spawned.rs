@@ -49,7 +49,7 @@ impl Spawned {
         Self {
             stdout: keep(child.stdout.take().expect("captured")),
             stderr: keep(child.stderr.take().expect("captured")),
-            _watchdog: Watchdog::start("kill -KILL -- \"$1\"", &[OsStr::new(&group)]),
+            _watchdog: Watchdog::start("kill -s KILL -- \"$1\"", &[OsStr::new(&group)]),
             ended: None,
             child,
         }

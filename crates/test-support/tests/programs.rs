@@ -39,12 +39,42 @@ async fn a_dropped_program_takes_its_children_along() {
     let mut program = shell("sleep 600 & echo child $!; wait");
     let line = program.line_with("child ").await;
     let child = line.trim_start_matches("child ").to_owned();
-    let is_alive = || {
-        std::fs::read_to_string(format!("/proc/{child}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) // nobody may be there to collect an orphan
-    };
-    assert!(is_alive());
+    assert!(is_alive(&child));
     drop(program);
-    test_support::eventually("the child is gone", async || (!is_alive()).then_some(())).await;
+    test_support::eventually("the child is gone", async || (!is_alive(&child)).then_some(())).await;
+}
+
+fn is_alive(process: &str) -> bool {
+    // Nobody may be there to collect an orphan, which then stays as a zombie.
+    std::fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+const PRINTS: &str = "PRINTS_THE_PROCESS_THAT_IT_STARTED";
+
+/// Nothing by itself: what the next test starts as a process of its own.
+#[tokio::test]
+async fn a_program_is_started_and_waited_for() {
+    if std::env::var_os(PRINTS).is_some() {
+        let mut program = shell("sleep 600");
+        println!("\nstarted {}", program.id());
+        program.exit().await;
+    }
+}
+
+#[tokio::test]
+async fn a_test_process_that_is_killed_leaves_no_program_behind() {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args(["--exact", "a_program_is_started_and_waited_for", "--nocapture"]);
+    let mut tests = Spawned::start(command.env(PRINTS, "1"));
+    let line = tests.line_with("started ").await;
+    let program = line.trim_start_matches("started ").to_owned();
+    assert!(is_alive(&program));
+    tests.signal(Signal::KILL);
+    tests.exit().await;
+    test_support::eventually("the program is gone", async || {
+        (!is_alive(&program)).then_some(())
+    })
+    .await;
 }
 
 /// A server that reads whatever comes and answers each of `answers` once.
