@@ -48,8 +48,9 @@ const WORKERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
     clippy::doc_markdown,
     reason = "these lines are the help text, which is plain"
 )]
+#[allow(rustdoc::bare_urls, reason = "the same")]
 pub(crate) struct Arguments {
-    /// The older server's base address, such as `https://old.example.com`
+    /// The older server's base address, such as https://old.example.com
     url: Source,
 }
 
