@@ -568,3 +568,41 @@ class Kubernetes(unittest.TestCase):
             }
             scraped = manifests.read_yaml(ROOT / "observability" / "prometheus.yml")["scrape_configs"]
             self.assertIn(job, [config["job_name"] for config in scraped])
+
+    # --- The manual
+
+    def test_the_manual_knows_every_part(self):
+        manual = source("docs/kubernetes.md")
+        for kind, cell in [("overlays", "`k8s/overlays/{}`"), ("components", "`{}`"), ("jobs", "k8s/jobs/{}")]:
+            for folder in (K8S / kind).iterdir():
+                self.assertIn(cell.format(folder.name), manual)
+        for path in re.findall(r"\bk8s/[\w./-]+\w", manual):
+            self.assertTrue((ROOT / path).exists(), path)
+        rows = " ".join(re.findall(r"^\| (`[A-Z_]+`(?:, `[A-Z_]+`)*) \|", manual, re.MULTILINE))
+        for overlay in ["trial", "production"]:
+            parameters = re.findall(r"^  ([A-Z_]+): ", source(f"k8s/overlays/{overlay}/parameters.yaml"), re.MULTILINE)
+            for parameter in parameters:
+                self.assertIn(f"`{parameter}`", rows)
+        headings = {
+            re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+            for heading in re.findall(r"^#+ (.*)$", manual, re.MULTILINE)
+        }
+        rules = source("k8s/components/monitoring/rules-kubernetes.yaml")
+        links = re.findall(r"docs/kubernetes\.md#([\w-]+)", rules) + re.findall(r"\]\(#([\w-]+)\)", manual)
+        for page in ["README.md", "docs/operations.md"]:
+            links += re.findall(r"kubernetes\.md#([\w-]+)\)", source(page))
+        self.assertLessEqual(set(links), headings)
+
+    def test_the_manual_tells_who_may_talk_to_whom(self):
+        manual = source("docs/kubernetes.md")
+        table = manual[manual.index("| from | to | port |") :].partition("\n\n")[0]
+        told = {int(number) for number in re.findall(r"\b\d{2,5}\b", table)}
+        opened = set()
+        for objects in self.overlays():
+            ports = {name: number for workload in workloads(objects) for name, number in workload.ports.items()}
+            # Two services have a port of the same name.
+            ports["http"] = 8081
+            for policy in of_kind(objects, "NetworkPolicy"):
+                for rule in policy["spec"].get("ingress", []) + policy["spec"].get("egress", []):
+                    opened |= {ports.get(port["port"], port["port"]) for port in rule["ports"]}
+        self.assertEqual(opened | {8082}, told)
