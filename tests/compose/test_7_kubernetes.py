@@ -457,7 +457,8 @@ class Kubernetes(unittest.TestCase):
             for gateway in of_kind(objects, "Gateway"):
                 ports = {listener["name"]: listener["port"] for listener in gateway["spec"]["listeners"]}
                 self.assertEqual(ports, {"http": 80, "https": 443})
-                self.assertEqual(gateway["spec"]["listeners"][1]["tls"]["certificateRefs"][0]["name"], "email-tracker-tls")
+                certificates = gateway["spec"]["listeners"][1]["tls"]["certificateRefs"]
+                self.assertEqual(certificates, [{"name": "email-tracker-tls"}])
             for certificate in of_kind(objects, "Certificate"):
                 self.assertEqual(certificate["spec"]["secretName"], "email-tracker-tls")
                 named(objects, "Issuer", certificate["spec"]["issuerRef"]["name"])
@@ -523,7 +524,8 @@ class Kubernetes(unittest.TestCase):
             places = self.places(objects)
             ours = [place.name for place in places if place.namespace == NAMESPACE]
             self.assertEqual(len(set(ours)), len(ours))
-            expected = {(name, dns, f"{kind} 53") for name in ours for dns in ("dns", "node-dns") for kind in ("UDP", "TCP")}
+            name_servers = [(dns, f"{kind} 53") for dns in ("dns", "node-dns") for kind in ("UDP", "TCP")]
+            expected = {(name, *name_server) for name in ours for name_server in name_servers}
             expected |= {("pixel", "recorder", "TCP 50051"), ("drain-spool", "recorder", "TCP 50051")}
             expected |= {("ingress", "pixel", "TCP 8081"), ("ingress", "dashboard", "TCP 8082")}
             expected |= {("prometheus", service, "TCP 9090") for service in SERVICES}
