@@ -48,12 +48,15 @@ pub(super) async fn stored(
     spans: &Spans<'_>,
     rules: &Rules,
 ) -> Result<Vec<Vec<KnownHit>>, Error> {
+    let mut found = Gathering::new(batch, rules.dedup_window_ms);
+    if spans.is_empty() {
+        return Ok(found.by_email());
+    }
     let rows = tx
         .query_raw(&statements.stored_hits, spans.parameters())
         .await
         .in_statement("stored_hits")?;
     let mut rows = pin!(rows);
-    let mut found = Gathering::new(batch, rules.dedup_window_ms);
     while let Some(row) = rows.try_next().await.in_statement("stored_hits")? {
         found.add(row.try_get(0)?, read(&row)?);
     }
