@@ -8,7 +8,7 @@ use std::pin::pin;
 
 use database::{Error, InStatement, Timestamptz, Transaction};
 use futures::TryStreamExt;
-use tokio_postgres::Row;
+use tokio_postgres::{Row, types::ToSql};
 use tracking::{Rules, Timestamp, verdicts::HitKey};
 use uuid::Uuid;
 
@@ -133,29 +133,27 @@ pub(super) async fn count(
         .collect();
     let counted_by: i64 = rand::random();
     let mut standings = vec![Standing::New; changes.len()];
+    let parameters: [&(dyn ToSql + Sync); 17] = [
+        &counted_by,
+        &numbers,
+        &columns.email_id,
+        &reaches_back_to,
+        &columns.hits,
+        &columns.opens,
+        &columns.last_opened_at,
+        &columns.last_hit_at,
+        &columns.last_marked_at,
+        &columns.user_id,
+        &columns.recipient,
+        &columns.sent_at,
+        &columns.first_opened_at,
+        &columns.first_event_id,
+        &columns.sender_email,
+        &columns.sender_opened_at,
+        &columns.sender_event_id,
+    ];
     let rows = tx
-        .query_raw(
-            &statements.count_emails,
-            [
-                &counted_by as &(dyn tokio_postgres::types::ToSql + Sync),
-                &numbers,
-                &columns.email_id,
-                &reaches_back_to,
-                &columns.hits,
-                &columns.opens,
-                &columns.last_opened_at,
-                &columns.last_hit_at,
-                &columns.last_marked_at,
-                &columns.user_id,
-                &columns.recipient,
-                &columns.sent_at,
-                &columns.first_opened_at,
-                &columns.first_event_id,
-                &columns.sender_email,
-                &columns.sender_opened_at,
-                &columns.sender_event_id,
-            ],
-        )
+        .query_raw(&statements.count_emails, parameters)
         .await
         .in_statement("count_emails")?;
     let mut rows = pin!(rows);
