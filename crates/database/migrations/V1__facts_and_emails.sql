@@ -20,9 +20,16 @@ create table tracked_emails (
   -- For life: retention does not lower them.
   open_count       bigint not null default 0,
   hit_count        bigint not null default 0,
-  last_opened_at   timestamptz   -- of the latest open; goes back when a late fact withdraws it
+  last_opened_at   timestamptz,  -- of the latest open; goes back when a late fact withdraws it
+  -- What tells the recorder, without a look at the facts, that a batch comes after all that is stored: nearly every
+  -- batch does. The latest hit, counting or not, and the latest mark; never too early. (When facts were removed they may
+  -- be too late, which costs a look and nothing else.)
+  last_hit_at      timestamptz,
+  last_marked_at   timestamptz,
+  -- Names, by a random number, the transaction that last counted without a look.
+  counted_by       bigint
 )
--- Each open updates three columns that no index has; room on the page keeps such updates off the indexes (HOT).
+-- No index has the columns that each hit updates; room on the page keeps such updates off the indexes (HOT).
 with (fillfactor = 70);
 
 -- The list of emails. A row enters it with its first hit and moves only if an earlier one arrives late.

@@ -12,7 +12,7 @@ use tokio_postgres::error::{DbError, SqlState};
 /// What a caller can do about an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// A serialization failure or a deadlock: the same transaction may succeed when rerun.
+    /// A serialization failure, a deadlock, or [`Error::overtaken`]: the same transaction may succeed when rerun.
     /// [`Database::transact`](crate::Database::transact) has rerun it already.
     Transient,
     /// There is no connection, or it broke: whether a running transaction took effect is unknown.
@@ -99,6 +99,11 @@ impl Error {
     /// An answer that the caller did not expect of the database. `what` must not hold values of rows.
     pub fn unexpected(what: impl Into<String>) -> Self {
         Self::new(ErrorKind::Other, what)
+    }
+
+    /// What was found has changed meanwhile: the transaction has to begin again. `what` must not hold values of rows.
+    pub fn overtaken(what: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Transient, what)
     }
 
     /// Nothing came for so long that the server counts as gone.

@@ -8,10 +8,12 @@ mod footprint;
 mod hits;
 mod machine;
 mod nginx;
+mod opens;
 mod outage;
 mod phases;
 mod pixel;
 mod process;
+mod recorder;
 mod report;
 mod steady;
 mod subject;
@@ -49,6 +51,8 @@ enum Name {
     Backlog,
     /// The pixel against nginx serving a constant GIF.
     Pixel,
+    /// The recorder against binary COPY of the same rows.
+    Recorder,
     /// Memory of the services, idle and under load.
     Footprint,
 }
@@ -59,6 +63,7 @@ impl Name {
             Self::Outage => outage::measure(bench).await,
             Self::Backlog => backlog::measure(bench).await,
             Self::Pixel => pixel::measure(bench).await,
+            Self::Recorder => recorder::measure(bench).await,
             Self::Footprint => footprint::measure(bench).await,
         }
     }

@@ -37,7 +37,7 @@ impl Subject {
                 spool: None,
                 variables: vec![("SPOOL_MAX_BYTES".to_owned(), "8GiB".to_owned())],
             }],
-            recorders: 1,
+            recorders: vec![Vec::new()],
             dedup_window_ms: 30_000,
             failing_lines: false,
         };

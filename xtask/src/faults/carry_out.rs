@@ -87,7 +87,7 @@ fn plan(folder: &Path, clocks: &[Option<Arc<FakeClock>>], has_disk: bool) -> Pla
     });
     Plan {
         pixels: pixels.collect(),
-        recorders: RECORDERS,
+        recorders: vec![Vec::new(); RECORDERS],
         dedup_window_ms: DEDUP_WINDOW_MS,
         failing_lines: true,
     }

@@ -15,7 +15,7 @@ use test_support::{FaultProxy, OWNER_PASSWORD, PrivatePostgres, TestDatabase, fr
 pub(crate) use self::service::Service;
 use crate::programs::Programs;
 
-const RECORDER_TOKEN: &str = "recorder-of-the-stack";
+pub(crate) const RECORDER_TOKEN: &str = "recorder-of-the-stack";
 const RECORDER_PASSWORD: &str = "recorder@stack";
 const DASHBOARD_PASSWORD: &str = "dashboard@stack";
 /// What the dashboard wants to be shown.
@@ -25,7 +25,8 @@ pub(crate) const DASHBOARD_TOKEN: &str = "dashboard-of-the-stack";
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) pixels: Vec<PixelPlan>,
-    pub(crate) recorders: usize,
+    /// The environment that each has beyond what all have.
+    pub(crate) recorders: Vec<Vec<(String, String)>>,
     pub(crate) dedup_window_ms: i64,
     /// Whether bytes go through proxies that can fail, rather than directly.
     pub(crate) failing_lines: bool,
@@ -88,8 +89,8 @@ impl Stack {
             lines: Vec::new(),
         };
         let mut recorders = Vec::new();
-        for index in 0..plan.recorders {
-            recorders.push(maker.recorder(index, &postgres, &database).await);
+        for (index, special) in plan.recorders.iter().enumerate() {
+            recorders.push(maker.recorder(index, special, &postgres, &database).await);
         }
         let mut pixels = Vec::new();
         for (index, special) in plan.pixels.iter().enumerate() {
@@ -133,11 +134,12 @@ impl Maker<'_> {
     async fn recorder(
         &mut self,
         index: usize,
+        special: &[(String, String)],
         postgres: &PrivatePostgres,
         database: &TestDatabase,
     ) -> Service {
         let way = self.line(Ends::ToPostgres, postgres.tcp_address()).await;
-        let variables = owned(&[
+        let mut variables = owned(&[
             ("RECORDER_TOKEN", RECORDER_TOKEN),
             (
                 "DATABASE_URL",
@@ -146,6 +148,7 @@ impl Maker<'_> {
             ("DATABASE_PASSWORD", RECORDER_PASSWORD),
             ("DEDUP_WINDOW_MS", &self.plan.dedup_window_ms.to_string()),
         ]);
+        variables.extend(special.iter().cloned());
         self.service("recorder", &format!("recorder-{index}"), variables)
     }
 

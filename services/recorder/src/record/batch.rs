@@ -97,11 +97,6 @@ impl Batch {
             .iter()
             .flat_map(|email| email.hits.keys().map(|key| key.opened_at))
     }
-
-    /// The email ids, in the order of their locks.
-    pub(super) fn email_ids(&self) -> Vec<&str> {
-        self.emails.iter().map(|email| email.email_id.as_str()).collect()
-    }
 }
 
 fn new_keys(judged: &Judged<'_>) -> HashSet<FactKey> {
@@ -121,6 +116,13 @@ fn mark_key(mark: &Mark) -> MarkKey {
 }
 
 impl EmailFacts {
+    /// When its first fact was.
+    pub(super) fn first_at(&self) -> Option<Timestamp> {
+        let hit = self.hits.keys().next().map(|key| key.opened_at);
+        let mark = self.marks.keys().next().map(|key| key.marked_at);
+        hit.into_iter().chain(mark).min()
+    }
+
     fn add(&mut self, fact: Fact, describer: &Describer) -> (FactKey, bool) {
         match fact {
             Fact::Hit(hit) => {

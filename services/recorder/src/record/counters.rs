@@ -1,15 +1,15 @@
 //! What an email's row says about its hits: counters, the latest open, and its identity.
 
-use database::{Error, InStatement, Timestamptz, Transaction};
+use database::{Error, InStatement, Transaction};
 use tracking::Timestamp;
 
 use super::{
     Statements,
-    emails::KnownEmail,
+    emails::{Columns, KnownEmail, Standing},
     verdicts::{Judged, JudgedHit},
 };
 
-/// A withdrawn open that was the latest one leaves the question which one is now; only the hits know. They are written
+/// For emails that something is stored near to. A withdrawn open that was the latest one leaves the question which one is now; only the hits know. They are written
 /// before this runs.
 pub(super) const UPDATE: &str = "-- record: update the emails
 update tracked_emails as email
@@ -41,34 +41,41 @@ where email.email_id = change.email_id";
 /// What changes about one email.
 #[derive(Debug)]
 pub(super) struct Change<'a> {
-    email_id: &'a str,
-    hits: i64,
-    opens: i64,
-    last_opened_at: LastOpenedAt,
+    pub(super) email_id: &'a str,
+    pub(super) hits: i64,
+    pub(super) opens: i64,
+    pub(super) last_opened_at: LastOpenedAt,
+    /// The batch's latest hit and mark.
+    pub(super) last_hit_at: Option<Timestamp>,
+    pub(super) last_marked_at: Option<Timestamp>,
     /// The hit it now has its identity from, if that changes.
-    first: Option<&'a JudgedHit<'a>>,
+    pub(super) first: Option<&'a JudgedHit<'a>>,
     /// The hit it now has its sender from, if that changes.
-    sender: Option<(&'a JudgedHit<'a>, &'a str)>,
+    pub(super) sender: Option<(&'a JudgedHit<'a>, &'a str)>,
 }
 
 /// When the latest open is, after the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum LastOpenedAt {
+pub(super) enum LastOpenedAt {
     Is(Option<Timestamp>),
     /// The latest one was withdrawn.
     LookUp,
 }
 
-/// What changes about each email whose hits do.
-pub(super) fn changes<'a>(emails: &[KnownEmail], judged: &'a [Judged<'a>]) -> Vec<Change<'a>> {
-    let pairs = emails.iter().zip(judged);
+/// What changes about the emails that something is stored near to, as far as it does.
+pub(super) fn changes_near<'a>(standings: &[Standing], judged: &'a [Judged<'a>]) -> Vec<Change<'a>> {
+    let pairs = standings.iter().zip(judged);
     pairs
         .filter(|(_, judged)| !judged.new_hits.is_empty() || !judged.corrected.is_empty())
-        .map(|(known, judged)| change(known, judged))
+        .filter_map(|(standing, judged)| match standing {
+            Standing::Near(known) => Some(change(known, judged)),
+            Standing::New | Standing::InOrder => None,
+        })
         .collect()
 }
 
-fn change<'a>(known: &KnownEmail, judged: &'a Judged<'a>) -> Change<'a> {
+/// What changes about an email of which `known` is known.
+pub(super) fn change<'a>(known: &KnownEmail, judged: &'a Judged<'a>) -> Change<'a> {
     let new_opens = judged
         .new_hits
         .iter()
@@ -91,6 +98,8 @@ fn change<'a>(known: &KnownEmail, judged: &'a Judged<'a>) -> Change<'a> {
         hits: count(judged.new_hits.len()),
         opens: count(gained.len()) - count(withdrawn.len()),
         last_opened_at: last_opened_at(known.last_opened_at, &gained, &withdrawn),
+        last_hit_at: judged.new_hits.last().map(|hit| hit.described.hit.opened_at),
+        last_marked_at: judged.new_marks.last().map(|mark| mark.marked_at),
         first: judged.new_hits.first().filter(|hit| is_earlier(hit, known.first)),
         sender: judged
             .new_hits
@@ -123,57 +132,27 @@ pub(super) async fn apply(
     if changes.is_empty() {
         return Ok(());
     }
-    let each = || changes.iter();
-    let first = || each().map(|change| change.first.map(|first| &first.described.hit));
-    let sender = || each().map(|change| change.sender);
-
-    let email_id: Vec<&str> = each().map(|change| change.email_id).collect();
-    let hits: Vec<i64> = each().map(|change| change.hits).collect();
-    let opens: Vec<i64> = each().map(|change| change.opens).collect();
-    let look_up_last: Vec<bool> = each()
+    let columns = Columns::of(changes.iter());
+    let look_up_last: Vec<bool> = changes
+        .iter()
         .map(|change| change.last_opened_at == LastOpenedAt::LookUp)
-        .collect();
-    let last_opened_at: Vec<Option<Timestamptz>> = each()
-        .map(|change| match change.last_opened_at {
-            LastOpenedAt::Is(at) => at.map(Timestamptz::from),
-            LastOpenedAt::LookUp => None,
-        })
-        .collect();
-    let user_id: Vec<Option<&str>> = first()
-        .map(|hit| hit.map(|hit| hit.token.user_id.as_str()))
-        .collect();
-    let recipient: Vec<Option<&str>> = first()
-        .map(|hit| hit.map(|hit| hit.token.recipient.as_str()))
-        .collect();
-    let sent_at: Vec<Option<&str>> = first()
-        .map(|hit| hit.map(|hit| hit.token.sent_at.as_str()))
-        .collect();
-    let first_opened_at: Vec<Option<Timestamptz>> =
-        first().map(|hit| hit.map(|hit| hit.opened_at.into())).collect();
-    let first_event_id: Vec<_> = first().map(|hit| hit.map(|hit| hit.event_id)).collect();
-    let sender_email: Vec<Option<&str>> = sender().map(|sender| sender.map(|(_, email)| email)).collect();
-    let sender_opened_at: Vec<Option<Timestamptz>> = sender()
-        .map(|sender| sender.map(|(hit, _)| hit.described.hit.opened_at.into()))
-        .collect();
-    let sender_event_id: Vec<_> = sender()
-        .map(|sender| sender.map(|(hit, _)| hit.described.hit.event_id))
         .collect();
     tx.execute(
         &statements.update_emails,
         &[
-            &email_id,
-            &hits,
-            &opens,
+            &columns.email_id,
+            &columns.hits,
+            &columns.opens,
             &look_up_last,
-            &last_opened_at,
-            &user_id,
-            &recipient,
-            &sent_at,
-            &first_opened_at,
-            &first_event_id,
-            &sender_email,
-            &sender_opened_at,
-            &sender_event_id,
+            &columns.last_opened_at,
+            &columns.user_id,
+            &columns.recipient,
+            &columns.sent_at,
+            &columns.first_opened_at,
+            &columns.first_event_id,
+            &columns.sender_email,
+            &columns.sender_opened_at,
+            &columns.sender_event_id,
         ],
     )
     .await

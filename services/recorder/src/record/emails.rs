@@ -1,26 +1,105 @@
 //! The emails' rows: everything that touches an email queues on its row, in the order of email ids.
+//!
+//! Nearly every batch comes after all that is stored of its emails, and out of reach of it. Then its verdicts follow from
+//! the batch alone; so it is judged first, and the statement that locks the rows counts it as well, where its row says that
+//! this is so.
+
+use std::pin::pin;
 
 use database::{Error, InStatement, Timestamptz, Transaction};
-use tokio_postgres::Row;
-use tracking::{Timestamp, verdicts::HitKey};
+use futures::TryStreamExt;
+use tokio_postgres::{Row, types::ToSql};
+use tracking::{Rules, Timestamp, verdicts::HitKey};
+use uuid::Uuid;
 
-use super::{Batch, Statements};
+use super::{
+    Batch, Statements,
+    counters::{Change, LastOpenedAt},
+};
+
+/// Whether all that is stored of the email is before whatever could matter to the change.
+macro_rules! in_order {
+    () => {
+        "coalesce(greatest(email.last_hit_at, email.last_marked_at) < change.reaches_back_to, true)"
+    };
+}
+
+/// Locks the rows of the emails that are known, in the order of their ids. Whatever a later statement reads of these
+/// emails cannot change until the transaction ends.
+///
+/// What is written even where the batch is not in order holds in any order: the latest times are of facts that are stored
+/// when the transaction ends, and an email without an identity has no hit but the batch's.
+pub(super) const COUNT: &str = concat!(
+    "-- record: count emails in order
+update tracked_emails as email
+set hit_count = email.hit_count + case when ",
+    in_order!(),
+    " then change.hits else 0 end,
+    open_count = email.open_count + case when ",
+    in_order!(),
+    " then change.opens else 0 end,
+    last_opened_at = greatest(email.last_opened_at, case when ",
+    in_order!(),
+    " then change.last_opened_at end),
+    counted_by = case when ",
+    in_order!(),
+    " then $1::bigint else email.counted_by end,
+    last_hit_at = greatest(email.last_hit_at, change.last_hit_at),
+    last_marked_at = greatest(email.last_marked_at, change.last_marked_at),
+    user_id = coalesce(email.user_id, change.user_id),
+    recipient = coalesce(email.recipient, change.recipient),
+    sent_at = coalesce(email.sent_at, change.sent_at),
+    first_opened_at = coalesce(email.first_opened_at, change.first_opened_at),
+    first_event_id = coalesce(email.first_event_id, change.first_event_id),
+    sender_email = coalesce(email.sender_email, case when ",
+    in_order!(),
+    " then change.sender_email end),
+    sender_opened_at = coalesce(email.sender_opened_at, case when ",
+    in_order!(),
+    " then change.sender_opened_at end),
+    sender_event_id = coalesce(email.sender_event_id, case when ",
+    in_order!(),
+    " then change.sender_event_id end)
+from unnest(
+    $2::int[], $3::text[], $4::timestamptz[], $5::bigint[], $6::bigint[], $7::timestamptz[],
+    $8::timestamptz[], $9::timestamptz[],
+    $10::text[], $11::text[], $12::text[], $13::timestamptz[], $14::uuid[],
+    $15::text[], $16::timestamptz[], $17::uuid[]
+  ) as change (
+    email, email_id, reaches_back_to, hits, opens, last_opened_at,
+    last_hit_at, last_marked_at,
+    user_id, recipient, sent_at, first_opened_at, first_event_id,
+    sender_email, sender_opened_at, sender_event_id)
+where email.email_id = change.email_id
+returning change.email, coalesce(email.counted_by = $1, false),
+          email.first_opened_at, email.first_event_id, email.sender_opened_at, email.sender_event_id, email.last_opened_at"
+);
 
 /// The rows are inserted in the order of the ids, so that two recorders that meet the same new emails wait for each other
-/// one way only.
+/// one way only; and none is locked that was not known, so that nobody who waits for a known one waits for a new one.
 pub(super) const ADD: &str = "-- record: add the emails never seen
-insert into tracked_emails (email_id)
-select new.email_id from unnest($1::text[]) as new (email_id)
-where not exists (select from tracked_emails as known where known.email_id = new.email_id)
+insert into tracked_emails (
+  email_id, hit_count, open_count, last_opened_at, last_hit_at, last_marked_at,
+  user_id, recipient, sent_at, first_opened_at, first_event_id,
+  sender_email, sender_opened_at, sender_event_id)
+select * from unnest(
+  $1::text[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[],
+  $7::text[], $8::text[], $9::text[], $10::timestamptz[], $11::uuid[],
+  $12::text[], $13::timestamptz[], $14::uuid[]) as new (email_id)
 order by new.email_id collate \"C\"
 on conflict (email_id) do nothing";
 
-/// Whatever a later statement reads of these emails cannot change until the transaction ends.
-pub(super) const LOCK: &str = "-- record: lock the emails
-select first_opened_at, first_event_id, sender_opened_at, sender_event_id, last_opened_at
-from tracked_emails where email_id = any($1::text[])
-order by email_id
-for no key update";
+/// What an email's row says about a batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// There was none.
+    #[default]
+    New,
+    /// All that is stored is out of the batch's reach, and the batch is counted.
+    InOrder,
+    /// Something that is stored may matter. The row is locked, and nothing is counted.
+    Near(KnownEmail),
+}
 
 /// What an email's row says before this batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,37 +112,69 @@ pub(super) struct KnownEmail {
     pub(super) last_opened_at: Option<Timestamp>,
 }
 
-/// Adds the batch's emails where they are missing; answers how many were.
-pub(super) async fn add(tx: &Transaction<'_>, statements: &Statements, batch: &Batch) -> Result<u64, Error> {
-    tx.execute(&statements.add_emails, &[&batch.email_ids()])
-        .await
-        .in_statement("add_emails")
-}
-
-/// Locks the batch's emails; answers what their rows say, in the batch's order.
-pub(super) async fn lock(
+/// Locks the batch's emails as far as they are known, and counts `changes`, each email's change if nothing near is
+/// stored, where that is so. Answers how each email stands, in the batch's order.
+pub(super) async fn count(
     tx: &Transaction<'_>,
     statements: &Statements,
     batch: &Batch,
-) -> Result<Vec<KnownEmail>, Error> {
+    changes: &[Change<'_>],
+    rules: &Rules,
+) -> Result<Vec<Standing>, Error> {
+    let columns = Columns::of(changes.iter());
+    let numbers: Vec<i32> = (0..).take(changes.len()).collect();
+    let reaches_back_to: Vec<Timestamptz> = batch
+        .emails
+        .iter()
+        .map(|facts| {
+            let first = facts.first_at().unwrap_or(Timestamp::from_millis(i64::MIN));
+            first.saturating_add_millis(-rules.reach_ms()).into()
+        })
+        .collect();
+    let counted_by: i64 = rand::random();
+    let mut standings = vec![Standing::New; changes.len()];
+    let parameters: [&(dyn ToSql + Sync); 17] = [
+        &counted_by,
+        &numbers,
+        &columns.email_id,
+        &reaches_back_to,
+        &columns.hits,
+        &columns.opens,
+        &columns.last_opened_at,
+        &columns.last_hit_at,
+        &columns.last_marked_at,
+        &columns.user_id,
+        &columns.recipient,
+        &columns.sent_at,
+        &columns.first_opened_at,
+        &columns.first_event_id,
+        &columns.sender_email,
+        &columns.sender_opened_at,
+        &columns.sender_event_id,
+    ];
     let rows = tx
-        .query(&statements.lock_emails, &[&batch.email_ids()])
+        .query_raw(&statements.count_emails, parameters)
         .await
-        .in_statement("lock_emails")?;
-    if rows.len() != batch.emails.len() {
-        return Err(Error::unexpected(
-            "an email's row was gone before it could be locked",
-        ));
+        .in_statement("count_emails")?;
+    let mut rows = pin!(rows);
+    while let Some(row) = rows.try_next().await.in_statement("count_emails")? {
+        let place = usize::try_from(row.try_get::<_, i32>(0)?).unwrap_or(usize::MAX);
+        if let Some(standing) = standings.get_mut(place) {
+            *standing = read(&row)?;
+        }
     }
-    rows.iter().map(read).collect()
+    Ok(standings)
 }
 
-fn read(row: &Row) -> Result<KnownEmail, Error> {
-    Ok(KnownEmail {
-        first: hit_key(row, 0)?,
-        sender: hit_key(row, 2)?,
-        last_opened_at: row.try_get::<_, Option<Timestamptz>>(4)?.map(Timestamp::from),
-    })
+fn read(row: &Row) -> Result<Standing, Error> {
+    if row.try_get(1)? {
+        return Ok(Standing::InOrder);
+    }
+    Ok(Standing::Near(KnownEmail {
+        first: hit_key(row, 2)?,
+        sender: hit_key(row, 4)?,
+        last_opened_at: row.try_get::<_, Option<Timestamptz>>(6)?.map(Timestamp::from),
+    }))
 }
 
 /// The hit named by the two columns from `column` on.
@@ -74,4 +185,109 @@ fn hit_key(row: &Row, column: usize) -> Result<Option<HitKey>, Error> {
         opened_at: opened_at.into(),
         event_id,
     }))
+}
+
+/// Adds the emails that are [`New`](Standing::New), with all that their first batch says; answers how many. Fails with
+/// [`Error::overtaken`] if somebody else has added one of them meanwhile.
+pub(super) async fn add(
+    tx: &Transaction<'_>,
+    statements: &Statements,
+    changes: &[Change<'_>],
+    standings: &[Standing],
+) -> Result<u64, Error> {
+    let pairs = changes.iter().zip(standings);
+    let new: Vec<&Change<'_>> = pairs
+        .filter(|(_, standing)| **standing == Standing::New)
+        .map(|(change, _)| change)
+        .collect();
+    if new.is_empty() {
+        return Ok(0);
+    }
+    let columns = Columns::of(new.iter().copied());
+    let added = tx
+        .execute(
+            &statements.add_emails,
+            &[
+                &columns.email_id,
+                &columns.hits,
+                &columns.opens,
+                &columns.last_opened_at,
+                &columns.last_hit_at,
+                &columns.last_marked_at,
+                &columns.user_id,
+                &columns.recipient,
+                &columns.sent_at,
+                &columns.first_opened_at,
+                &columns.first_event_id,
+                &columns.sender_email,
+                &columns.sender_opened_at,
+                &columns.sender_event_id,
+            ],
+        )
+        .await
+        .in_statement("add_emails")?;
+    if usize::try_from(added) != Ok(new.len()) {
+        return Err(Error::overtaken("another transaction has added the same email"));
+    }
+    Ok(added)
+}
+
+/// What changes say, as the columns of a table.
+#[derive(Default)]
+pub(super) struct Columns<'a> {
+    pub(super) email_id: Vec<&'a str>,
+    pub(super) hits: Vec<i64>,
+    pub(super) opens: Vec<i64>,
+    pub(super) last_opened_at: Vec<Option<Timestamptz>>,
+    pub(super) last_hit_at: Vec<Option<Timestamptz>>,
+    pub(super) last_marked_at: Vec<Option<Timestamptz>>,
+    pub(super) user_id: Vec<Option<&'a str>>,
+    pub(super) recipient: Vec<Option<&'a str>>,
+    pub(super) sent_at: Vec<Option<&'a str>>,
+    pub(super) first_opened_at: Vec<Option<Timestamptz>>,
+    pub(super) first_event_id: Vec<Option<Uuid>>,
+    pub(super) sender_email: Vec<Option<&'a str>>,
+    pub(super) sender_opened_at: Vec<Option<Timestamptz>>,
+    pub(super) sender_event_id: Vec<Option<Uuid>>,
+}
+
+impl<'a> Columns<'a> {
+    pub(super) fn of<'b>(changes: impl Iterator<Item = &'b Change<'a>>) -> Self
+    where
+        'a: 'b,
+    {
+        let mut columns = Self::default();
+        for change in changes {
+            let first = change.first.map(|first| &first.described.hit);
+            let sender = change.sender.map(|(hit, email)| (&hit.described.hit, email));
+            columns.email_id.push(change.email_id);
+            columns.hits.push(change.hits);
+            columns.opens.push(change.opens);
+            columns.last_opened_at.push(match change.last_opened_at {
+                LastOpenedAt::Is(at) => at.map(Timestamptz::from),
+                LastOpenedAt::LookUp => None,
+            });
+            columns
+                .last_hit_at
+                .push(change.last_hit_at.map(Timestamptz::from));
+            columns
+                .last_marked_at
+                .push(change.last_marked_at.map(Timestamptz::from));
+            columns.user_id.push(first.map(|hit| hit.token.user_id.as_str()));
+            columns
+                .recipient
+                .push(first.map(|hit| hit.token.recipient.as_str()));
+            columns.sent_at.push(first.map(|hit| hit.token.sent_at.as_str()));
+            columns
+                .first_opened_at
+                .push(first.map(|hit| hit.opened_at.into()));
+            columns.first_event_id.push(first.map(|hit| hit.event_id));
+            columns.sender_email.push(sender.map(|(_, email)| email));
+            columns
+                .sender_opened_at
+                .push(sender.map(|(hit, _)| hit.opened_at.into()));
+            columns.sender_event_id.push(sender.map(|(hit, _)| hit.event_id));
+        }
+        columns
+    }
 }

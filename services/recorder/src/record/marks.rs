@@ -32,12 +32,15 @@ pub(super) async fn stored(
     spans: &Spans<'_>,
     rules: &Rules,
 ) -> Result<Vec<Vec<MarkKey>>, Error> {
+    let mut found = Gathering::new(batch, rules.dedup_window_ms);
+    if spans.is_empty() {
+        return Ok(found.by_email());
+    }
     let rows = tx
         .query_raw(&statements.stored_marks, spans.parameters())
         .await
         .in_statement("stored_marks")?;
     let mut rows = pin!(rows);
-    let mut found = Gathering::new(batch, rules.dedup_window_ms);
     while let Some(row) = rows.try_next().await.in_statement("stored_marks")? {
         let marked_at: Timestamptz = row.try_get(1)?;
         found.add(

@@ -2,14 +2,15 @@
 //!
 //! What it leaves behind is a function of the stored facts alone, whatever order, batches and recorders they came in:
 //!
-//! 1. [`emails`]: the rows of the batch's emails are locked, in one order everywhere. From here on nobody else can add
-//!    facts to these emails.
-//! 2. [`neighbours`]: what is stored around the new facts is read; facts already stored are found among it.
-//! 3. [`verdicts`]: the new facts are judged, and the stored hits whose verdict they change.
-//! 4. [`marks`], [`hits`], [`verdicts`], [`counters`], [`revisions`]: all of it is written.
+//! 1. [`verdicts`]: the batch is judged as if nothing were stored near it, which is nearly always so.
+//! 2. [`emails`]: the rows of the batch's emails are locked, in one order everywhere, and where that was so they are
+//!    counted. From here on nobody else can add facts to these emails.
+//! 3. [`neighbours`]: for the other emails, what is stored around the new facts is read; facts already stored are found
+//!    among it. Those emails are judged again, and the stored hits whose verdict the new facts change.
+//! 4. [`marks`], [`hits`], [`verdicts`], [`counters`], [`revisions`]: the rest is written.
 //!
-//! The first two are one round trip to the database and the fourth is another: statements are sent together and run in
-//! the order sent, each with its own snapshot (READ COMMITTED), so that what is read is read under the locks.
+//! Each step is a round trip to the database at most: its statements are sent together and run in the order sent, each
+//! with its own snapshot (READ COMMITTED), so that what is read is read under the locks.
 
 mod batch;
 mod counters;
@@ -29,6 +30,8 @@ use recorder_api::Outcome;
 use statements::Statements;
 use tokio_postgres::error::SqlState;
 use tracking::{Rules, verdicts::Neighbourhood};
+
+use self::{counters::Change, emails::KnownEmail};
 
 /// One batch to be recorded in one transaction.
 pub(crate) struct Recording<'a> {
@@ -65,28 +68,36 @@ impl Work for Recording<'_> {
         let statements = &Statements::prepare(tx).await?;
         let batch = self.batch;
 
-        let spans = &neighbours::Spans::around(batch, self.rules.reach_ms());
-        let (new_emails, emails, stored_hits, stored_marks) = futures::try_join!(
-            emails::add(tx, statements, batch),
-            emails::lock(tx, statements, batch),
+        let alone = verdicts::judge_alone(self.rules, batch);
+        let unknown = KnownEmail::default();
+        let changes: Vec<Change<'_>> = alone
+            .iter()
+            .map(|judged| counters::change(&unknown, judged))
+            .collect();
+        let standings = emails::count(tx, statements, batch, &changes, self.rules).await?;
+
+        let spans = &neighbours::Spans::around(batch, &standings, self.rules.reach_ms());
+        let (new_emails, stored_hits, stored_marks) = futures::try_join!(
+            emails::add(tx, statements, &changes, &standings),
             hits::stored(tx, statements, batch, spans, self.rules),
             marks::stored(tx, statements, batch, spans, self.rules),
         )?;
+        drop(changes);
         let neighbourhoods: Vec<Neighbourhood> = stored_hits
             .into_iter()
             .zip(stored_marks)
             .map(|(hits, marks)| Neighbourhood { hits, marks })
             .collect();
 
-        let judged = &verdicts::judge(self.rules, batch, &neighbourhoods);
-        let changes = &counters::changes(&emails, judged);
+        let judged = &verdicts::judge_near(self.rules, batch, alone, &standings, &neighbourhoods);
+        let changes = &counters::changes_near(&standings, judged);
 
         futures::try_join!(
             marks::insert(tx, statements, judged),
             hits::insert(tx, statements, judged),
             verdicts::correct(tx, statements, judged),
             counters::apply(tx, statements, changes),
-            revisions::raise(tx, statements, self.writer, changes),
+            revisions::raise(tx, statements, self.writer, judged),
         )?;
         Ok(Recorded {
             outcomes: batch.outcomes(judged),

@@ -9,7 +9,7 @@ use tracking::{
     verdicts::{HitKey, KnownHit, MarkKey},
 };
 
-use super::{Batch, batch::EmailFacts};
+use super::{Batch, batch::EmailFacts, emails::Standing};
 
 /// Where to look, as the columns of a table: for each email the merged surroundings of its facts.
 #[derive(Debug, Default)]
@@ -23,11 +23,14 @@ pub(super) struct Spans<'a> {
 }
 
 impl<'a> Spans<'a> {
-    /// Everything within `reach_ms` of any fact of the batch. The facts themselves lie within, so that those stored
-    /// before are found too.
-    pub(super) fn around(batch: &'a Batch, reach_ms: i64) -> Self {
+    /// Everything within `reach_ms` of any fact of those emails of the batch that something may be stored near to. The
+    /// facts themselves lie within, so that those stored before are found too.
+    pub(super) fn around(batch: &'a Batch, standings: &[Standing], reach_ms: i64) -> Self {
         let mut spans = Self::default();
-        for (email, facts) in (0..).zip(&batch.emails) {
+        for ((email, facts), standing) in (0..).zip(&batch.emails).zip(standings) {
+            if !matches!(standing, Standing::Near(_)) {
+                continue;
+            }
             for (since, until) in merged(&times(facts), reach_ms) {
                 spans.email.push(email);
                 spans.email_id.push(&facts.email_id);
@@ -40,6 +43,11 @@ impl<'a> Spans<'a> {
 }
 
 impl Spans<'_> {
+    /// Whether there is nowhere to look.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.email.is_empty()
+    }
+
     /// As the parameters of a statement.
     pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 4] {
         [&self.email, &self.email_id, &self.since, &self.until]

@@ -13,7 +13,7 @@ use super::*;
 use crate::{
     describe::Describer,
     device::Devices,
-    record::verdicts::{Judged, judge},
+    record::verdicts::{Judged, judge_email},
 };
 
 static DESCRIBER: LazyLock<Describer> = LazyLock::new(|| Describer::new(Devices::new().unwrap(), None));
@@ -79,19 +79,14 @@ fn known(hit: &Hit, is_duplicate: bool) -> KnownHit {
 }
 
 /// What a judgement says, in a form to compare.
-fn said(judged: &[Judged<'_>]) -> Vec<String> {
-    judged
+fn said(email: &Judged<'_>) -> String {
+    let new: Vec<_> = email
+        .new_hits
         .iter()
-        .map(|email| {
-            let new: Vec<_> = email
-                .new_hits
-                .iter()
-                .map(|hit| (hit.described.key(), hit.verdict))
-                .collect();
-            let marks: Vec<_> = email.new_marks.iter().map(|mark| mark.mark_id).collect();
-            format!("{new:?} {marks:?} {:?}", email.corrected)
-        })
-        .collect()
+        .map(|hit| (hit.described.key(), hit.verdict))
+        .collect();
+    let marks: Vec<_> = email.new_marks.iter().map(|mark| mark.mark_id).collect();
+    format!("{new:?} {marks:?} {:?}", email.corrected)
 }
 
 fn hits(most: usize) -> impl Strategy<Value = Vec<(i64, u8, &'static str)>> {
@@ -136,12 +131,12 @@ proptest! {
             .collect();
         marks.sort_unstable();
         marks.dedup();
-        let all = [Neighbourhood { hits: hits.clone(), marks: marks.clone() }];
+        let all = Neighbourhood { hits: hits.clone(), marks: marks.clone() };
         let facts = &batch.emails[0];
         KnownHit::drop_needless(&mut hits, facts, window);
         MarkKey::drop_needless(&mut marks, facts, window);
-        let few = [Neighbourhood { hits, marks }];
-        prop_assert_eq!(said(&judge(&rules, &batch, &few)), said(&judge(&rules, &batch, &all)));
+        let few = Neighbourhood { hits, marks };
+        prop_assert_eq!(said(&judge_email(&rules, facts, &few)), said(&judge_email(&rules, facts, &all)));
     }
 }
 

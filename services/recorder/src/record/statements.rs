@@ -8,8 +8,8 @@ use super::{counters, emails, hits, marks, revisions, verdicts};
 /// Statements are sent together and must run in the order sent. Were one of them prepared in between, those after it
 /// would overtake it; so all are prepared first. Each connection keeps them.
 pub(super) struct Statements {
+    pub(super) count_emails: Statement,
     pub(super) add_emails: Statement,
-    pub(super) lock_emails: Statement,
     pub(super) stored_hits: Statement,
     pub(super) stored_marks: Statement,
     pub(super) insert_marks: Statement,
@@ -23,8 +23,8 @@ impl Statements {
     /// Prepares what this connection has not prepared yet.
     pub(super) async fn prepare(tx: &Transaction<'_>) -> Result<Self, Error> {
         Ok(Self {
+            count_emails: tx.prepare_cached(emails::COUNT).await?,
             add_emails: tx.prepare_cached(emails::ADD).await?,
-            lock_emails: tx.prepare_cached(emails::LOCK).await?,
             stored_hits: tx.prepare_cached(hits::STORED).await?,
             stored_marks: tx.prepare_cached(marks::STORED).await?,
             insert_marks: tx.prepare_cached(marks::INSERT).await?,

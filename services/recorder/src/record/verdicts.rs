@@ -8,7 +8,7 @@ use tracking::{
     verdicts::{HitKey, MarkKey, Neighbourhood, NewHit, judge as judge_facts},
 };
 
-use super::{Batch, Statements, batch::EmailFacts};
+use super::{Batch, Statements, batch::EmailFacts, emails::Standing};
 use crate::describe::DescribedHit;
 
 pub(super) const CORRECT: &str = "-- record: correct verdicts of stored hits
@@ -36,19 +36,40 @@ pub(super) struct JudgedHit<'a> {
     pub(super) verdict: Verdict,
 }
 
-/// Judges the batch, email by email in its order.
-pub(super) fn judge<'a>(
-    rules: &Rules,
-    batch: &'a Batch,
-    neighbourhoods: &[Neighbourhood],
-) -> Vec<Judged<'a>> {
-    let pairs = batch.emails.iter().zip(neighbourhoods);
-    pairs
-        .map(|(facts, neighbourhood)| judge_email(rules, facts, neighbourhood))
+/// Judges the batch as if nothing were stored near it, email by email in its order.
+pub(super) fn judge_alone<'a>(rules: &Rules, batch: &'a Batch) -> Vec<Judged<'a>> {
+    let nothing = Neighbourhood::default();
+    batch
+        .emails
+        .iter()
+        .map(|facts| judge_email(rules, facts, &nothing))
         .collect()
 }
 
-fn judge_email<'a>(rules: &Rules, facts: &'a EmailFacts, neighbourhood: &Neighbourhood) -> Judged<'a> {
+/// Judges again, by what was found, the emails that something is stored near to.
+pub(super) fn judge_near<'a>(
+    rules: &Rules,
+    batch: &'a Batch,
+    alone: Vec<Judged<'a>>,
+    standings: &[Standing],
+    neighbourhoods: &[Neighbourhood],
+) -> Vec<Judged<'a>> {
+    let emails = batch.emails.iter().zip(alone);
+    emails
+        .zip(standings.iter().zip(neighbourhoods))
+        .map(|((facts, judged), (standing, neighbourhood))| match standing {
+            Standing::New | Standing::InOrder => judged,
+            Standing::Near(_) => judge_email(rules, facts, neighbourhood),
+        })
+        .collect()
+}
+
+/// Judges one email's facts by what is stored near them.
+pub(super) fn judge_email<'a>(
+    rules: &Rules,
+    facts: &'a EmailFacts,
+    neighbourhood: &Neighbourhood,
+) -> Judged<'a> {
     let stored_hits: HashSet<HitKey> = neighbourhood.hits.iter().map(|hit| hit.key).collect();
     let stored_marks: HashSet<&MarkKey> = neighbourhood.marks.iter().collect();
     let new_hits: Vec<&DescribedHit> = facts

@@ -1,0 +1,388 @@
+//! The recorder against binary COPY of the same rows into the same table, in interleaved rounds; and against a
+//! transaction for each hit.
+
+use std::{
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, ensure};
+use recorder_api::{
+    MAX_BATCH_FACTS,
+    v1::{self, RecordRequest, recorder_client::RecorderClient},
+};
+use tempfile::TempDir;
+use test_support::PrivatePostgres;
+use tokio::task::JoinSet;
+use tokio_postgres::{Client, binary_copy::BinaryCopyInWriter, types::Type};
+use tonic::{Request, metadata::MetadataValue, transport::Channel};
+use tracking::{Fact, Hit};
+
+use super::{
+    Bench,
+    opens::Opens,
+    report::{Cell, Report, Table},
+};
+use crate::stack::{Plan, RECORDER_TOKEN, Stack};
+
+/// PostgreSQL's own defaults, which the tests' servers depart from, and room for the working set.
+const POSTGRES: [&str; 7] = [
+    "fsync=on",
+    "full_page_writes=on",
+    "shared_buffers=1GB",
+    "max_wal_size=4GB",
+    "checkpoint_timeout=1h",
+    "autovacuum_naptime=1min",
+    "max_connections=100",
+];
+const EMAILS: u64 = 200_000;
+/// Writers, and hits in each one's transaction.
+const LOADS: [(usize, usize); 7] = [
+    (1, 100),
+    (1, 1_000),
+    (2, 100),
+    (2, 500),
+    (2, 1_000),
+    (4, 100),
+    (4, 500),
+];
+const ROUNDS: usize = 3;
+const HITS: usize = 60_000;
+/// Of the contestant that commits each hit by itself.
+const SINGLE_HITS: usize = 4_000;
+const WORKERS: [usize; 3] = [1, 2, 4];
+
+/// What has been written, one way or another, in how long.
+#[derive(Clone, Debug)]
+struct Run {
+    per_second: f64,
+    /// Of each transaction or call.
+    took: Vec<Duration>,
+}
+
+pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Report> {
+    let subject = Subject::start(bench).await?;
+    let mut opens = Opens::of(EMAILS);
+    subject.fill(&mut opens).await?;
+    let mut rows = Vec::new();
+    for (writers, batch) in LOADS {
+        let mut rounds = Vec::new();
+        for _ in 0..ROUNDS {
+            let copied = subject.copy(opens.take(HITS), writers, batch).await?;
+            let recorded = subject.record(opens.take(HITS), writers, batch).await?;
+            rounds.push((copied, recorded));
+        }
+        rows.push(row(writers, batch, &rounds));
+    }
+    let mut singles = Vec::new();
+    for writers in [1, 2] {
+        let mut rounds = Vec::new();
+        for _ in 0..ROUNDS {
+            let single = subject.record_singly(opens.take(SINGLE_HITS), writers).await?;
+            let batched = subject.record(opens.take(HITS), writers, 1_000).await?;
+            rounds.push((single, batched));
+        }
+        singles.push(single_row(writers, &rounds));
+    }
+    subject.agrees(&opens).await?;
+    Ok(Report {
+        title: "recorder: against binary COPY",
+        notes: vec![
+            format!(
+                "{EMAILS} emails, each with a hit already; a quarter of the hits repeat one of the last 20 seconds. {ROUNDS} \
+                 rounds of {HITS} hits ({SINGLE_HITS} where each is a transaction), interleaved. Ratios are medians of the \
+                 rounds' ratios, with the lowest and the highest; other figures are medians. Latencies are of a whole call \
+                 to the recorder, two of which are under way at any time."
+            ),
+            "COPY: the same rows by as many connections, committed by as many rows, with no look at what is stored, no email \
+             locked and none counted."
+                .to_owned(),
+        ],
+        tables: vec![
+            Table {
+                columns: vec![
+                    "writers",
+                    "hits in a transaction",
+                    "COPY",
+                    "recorder",
+                    "recorder / COPY",
+                    "lowest",
+                    "highest",
+                    "call's p50",
+                    "call's p99",
+                ],
+                rows,
+            },
+            Table {
+                columns: vec!["writers", "a transaction for each hit", "1,000 hits in each", "times"],
+                rows: singles,
+            },
+        ],
+    })
+}
+
+struct Subject {
+    stack: Stack,
+    _folder: TempDir,
+}
+
+impl Subject {
+    async fn start(bench: &Bench) -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("run-")
+            .tempdir_in(&bench.folder)?;
+        let recorders = WORKERS.map(|workers| vec![("RECORDER_WORKERS".to_owned(), workers.to_string())]);
+        let plan = Plan {
+            pixels: Vec::new(),
+            recorders: recorders.into(),
+            dedup_window_ms: 30_000,
+            failing_lines: false,
+        };
+        let postgres = PrivatePostgres::start_with(&POSTGRES).await;
+        let stack = Stack::start_on(postgres, &bench.programs, &plan, folder.path()).await?;
+        Ok(Self {
+            stack,
+            _folder: folder,
+        })
+    }
+
+    /// Gives each email its first hit.
+    async fn fill(&self, opens: &mut Opens) -> anyhow::Result<()> {
+        let hits = opens.first_of_each();
+        self.record(hits, 2, 1_000).await?;
+        self.sql("vacuum analyze").await
+    }
+
+    async fn sql(&self, sql: &str) -> anyhow::Result<()> {
+        Ok(self.stack.database.superuser().await.batch_execute(sql).await?)
+    }
+
+    async fn copy(&self, hits: Vec<Hit>, writers: usize, batch: usize) -> anyhow::Result<Run> {
+        self.sql("checkpoint").await?;
+        let total = hits.len();
+        let mut running = JoinSet::new();
+        let mut clients = Vec::new();
+        for _ in 0..writers {
+            clients.push(self.stack.database.superuser().await);
+        }
+        let begun = Instant::now();
+        for (client, share) in clients.into_iter().zip(shares(hits, writers)) {
+            running.spawn(async move {
+                let mut took = Vec::new();
+                for rows in share.chunks(batch) {
+                    let begun = Instant::now();
+                    copy_rows(&client, rows).await?;
+                    took.push(begun.elapsed());
+                }
+                anyhow::Ok(took)
+            });
+        }
+        finish(running, total, begun).await
+    }
+
+    /// Through the recorder that has as many workers, which splits each call into as many transactions.
+    async fn record(&self, hits: Vec<Hit>, writers: usize, batch: usize) -> anyhow::Result<Run> {
+        let facts = writers * batch;
+        ensure!(facts <= MAX_BATCH_FACTS, "{facts} facts are too many for a call");
+        self.call(hits, writers, facts, 2).await
+    }
+
+    async fn record_singly(&self, hits: Vec<Hit>, writers: usize) -> anyhow::Result<Run> {
+        self.call(hits, writers, 1, 4 * writers).await
+    }
+
+    async fn call(
+        &self,
+        hits: Vec<Hit>,
+        writers: usize,
+        facts: usize,
+        at_once: usize,
+    ) -> anyhow::Result<Run> {
+        self.sql("checkpoint").await?;
+        let recorder = WORKERS.iter().position(|workers| *workers == writers);
+        let service = &self.stack.recorders[recorder.context("a recorder of so many workers")?];
+        let channel = Channel::from_shared(format!("http://{}", service.address))?
+            .connect()
+            .await?;
+        let total = hits.len();
+        let facts_of = |hits: &[Hit]| -> Vec<v1::Fact> {
+            let facts = hits.iter().cloned().map(Fact::Hit);
+            facts.map(|fact| v1::Fact::from(&fact)).collect()
+        };
+        let calls: Vec<Vec<v1::Fact>> = hits.chunks(facts).map(facts_of).collect();
+        let calls = Arc::new(std::sync::Mutex::new(calls.into_iter()));
+        let mut running = JoinSet::new();
+        let begun = Instant::now();
+        for _ in 0..at_once {
+            let (calls, channel) = (Arc::clone(&calls), channel.clone());
+            running.spawn(async move {
+                let mut client = RecorderClient::new(channel);
+                let mut took = Vec::new();
+                loop {
+                    let next = calls.lock().ok().and_then(|mut calls| calls.next());
+                    let Some(facts) = next else { return Ok(took) };
+                    let begun = Instant::now();
+                    record_facts(&mut client, facts).await?;
+                    took.push(begun.elapsed());
+                }
+            });
+        }
+        finish(running, total, begun).await
+    }
+
+    /// Fails unless all that was given is stored, and counted if the recorder stored it.
+    async fn agrees(&self, opens: &Opens) -> anyhow::Result<()> {
+        let client = self.stack.database.superuser().await;
+        let stored: i64 = client.query_one("select count(*) from hits", &[]).await?.get(0);
+        let counts = client
+            .query_one(
+                "select count(*), sum(hit_count)::bigint, sum(open_count)::bigint from tracked_emails",
+                &[],
+            )
+            .await?;
+        let (emails, hits, counted): (i64, i64, i64) = (counts.get(0), counts.get(1), counts.get(2));
+        ensure!(
+            u64::try_from(stored)? == opens.taken() && u64::try_from(emails)? == EMAILS,
+            "{} hits of {EMAILS} emails were given, {stored} of {emails} are stored",
+            opens.taken()
+        );
+        ensure!(
+            counted > 0 && counted < hits && hits < stored,
+            "{counted} opens of {hits} hits"
+        );
+        Ok(())
+    }
+}
+
+/// As many equal parts.
+fn shares(hits: Vec<Hit>, count: usize) -> Vec<Vec<Hit>> {
+    let mut shares: Vec<Vec<Hit>> = vec![Vec::new(); count];
+    for (place, hit) in hits.into_iter().enumerate() {
+        shares[place % count].push(hit);
+    }
+    shares
+}
+
+async fn finish(
+    mut running: JoinSet<anyhow::Result<Vec<Duration>>>,
+    hits: usize,
+    begun: Instant,
+) -> anyhow::Result<Run> {
+    let mut took = Vec::new();
+    while let Some(done) = running.join_next().await {
+        took.extend(done??);
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    Ok(Run {
+        per_second: f64::from(u32::try_from(hits)?) / seconds,
+        took,
+    })
+}
+
+async fn record_facts(client: &mut RecorderClient<Channel>, facts: Vec<v1::Fact>) -> anyhow::Result<()> {
+    let mut request = Request::new(RecordRequest { facts });
+    let token: MetadataValue<_> = format!("Bearer {RECORDER_TOKEN}").parse()?;
+    request.metadata_mut().insert("authorization", token);
+    let outcomes = client.record(request).await?.into_inner().outcomes;
+    let recorded = i32::from(v1::Outcome::Recorded);
+    ensure!(
+        outcomes.iter().all(|outcome| *outcome == recorded),
+        "a new hit was not recorded"
+    );
+    Ok(())
+}
+
+const COPY: &str = "copy hits (
+  email_id, opened_at, event_id, client_address, user_agent, dedup_key, google_proxy, is_duplicate, compose_window, device_type
+) from stdin binary";
+
+/// What the recorder stores of hits without referer and place.
+async fn copy_rows(client: &Client, hits: &[Hit]) -> anyhow::Result<()> {
+    let types = [
+        Type::TEXT,
+        Type::TIMESTAMPTZ,
+        Type::UUID,
+        Type::INET,
+        Type::TEXT,
+        Type::INT8,
+        Type::BOOL,
+        Type::BOOL,
+        Type::BOOL,
+        Type::TEXT,
+    ];
+    let sink = client.copy_in(COPY).await?;
+    let mut writer = pin!(BinaryCopyInWriter::new(sink, &types));
+    for (number, hit) in (0_i64..).zip(hits) {
+        let at = std::time::UNIX_EPOCH + Duration::from_millis(u64::try_from(hit.opened_at.as_millis())?);
+        writer
+            .as_mut()
+            .write(&[
+                &hit.token.email_id,
+                &at,
+                &hit.event_id,
+                &hit.client_address,
+                &hit.user_agent,
+                &number,
+                &false,
+                &false,
+                &false,
+                &"computer",
+            ])
+            .await?;
+    }
+    let written = writer.finish().await?;
+    ensure!(
+        usize::try_from(written)? == hits.len(),
+        "COPY wrote {written} rows"
+    );
+    Ok(())
+}
+
+fn row(writers: usize, batch: usize, rounds: &[(Run, Run)]) -> Vec<Cell> {
+    let ratios = sorted(
+        rounds
+            .iter()
+            .map(|(copied, recorded)| recorded.per_second / copied.per_second),
+    );
+    let mut took: Vec<Duration> = rounds
+        .iter()
+        .flat_map(|(_, recorded)| recorded.took.clone())
+        .collect();
+    took.sort_unstable();
+    vec![
+        Cell::Text(writers.to_string()),
+        Cell::Text(batch.to_string()),
+        Cell::PerSecond(median(rounds.iter().map(|(copied, _)| copied.per_second))),
+        Cell::PerSecond(median(rounds.iter().map(|(_, recorded)| recorded.per_second))),
+        Cell::Times(median(ratios.iter().copied())),
+        Cell::Times(ratios[0]),
+        Cell::Times(ratios[ratios.len() - 1]),
+        Cell::Time(took[took.len() / 2]),
+        Cell::Time(took[(took.len() * 99).div_ceil(100) - 1]),
+    ]
+}
+
+fn single_row(writers: usize, rounds: &[(Run, Run)]) -> Vec<Cell> {
+    vec![
+        Cell::Text(writers.to_string()),
+        Cell::PerSecond(median(rounds.iter().map(|(single, _)| single.per_second))),
+        Cell::PerSecond(median(rounds.iter().map(|(_, batched)| batched.per_second))),
+        Cell::Times(median(
+            rounds
+                .iter()
+                .map(|(single, batched)| batched.per_second / single.per_second),
+        )),
+    ]
+}
+
+fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let values = sorted(values);
+    values[values.len() / 2]
+}
