@@ -87,8 +87,9 @@ fn address(text: Option<String>) -> Option<IpAddr> {
 }
 
 /// What the tables say of the emails whose id begins with `prefix`, verdicts and counters included; emails that are not
-/// shown are left out.
+/// shown are left out. Fails if a row is wrong about when its email's latest hit and mark were, which no list shows.
 pub async fn stored_emails(client: &Client, prefix: &str) -> BTreeMap<String, Email> {
+    latest_times_are_right(client, prefix).await;
     let mut verdicts = stored_verdicts(client, prefix).await;
     let rows = client
         .query(
@@ -122,6 +123,27 @@ pub async fn stored_emails(client: &Client, prefix: &str) -> BTreeMap<String, Em
         "hits of emails that are not shown: {verdicts:?}"
     );
     emails
+}
+
+/// By these times the recorder knows that a batch comes after all that is stored.
+async fn latest_times_are_right(client: &Client, prefix: &str) {
+    let wrong = client
+        .query(
+            "select email_id from tracked_emails as email
+             where starts_with(email_id, $1)
+               and (last_hit_at is distinct from
+                      (select max(opened_at) from hits where hits.email_id = email.email_id)
+                    or last_marked_at is distinct from
+                      (select max(marked_at) from marks where marks.email_id = email.email_id))",
+            &[&prefix],
+        )
+        .await
+        .expect("reading the latest times");
+    let wrong: Vec<String> = wrong.iter().map(|row| row.get(0)).collect();
+    assert!(
+        wrong.is_empty(),
+        "the latest hit or mark was at another time: {wrong:?}"
+    );
 }
 
 async fn stored_verdicts(client: &Client, prefix: &str) -> BTreeMap<String, BTreeMap<Uuid, Verdict>> {

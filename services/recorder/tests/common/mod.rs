@@ -9,16 +9,15 @@
     reason = "a test's helper may panic, and no test needs all of them"
 )]
 
-use std::{collections::BTreeMap, num::NonZeroUsize};
+use std::num::NonZeroUsize;
 
-use database::{Config, Database, RECORDER_ROLE, RolePasswords, Session, Timestamptz};
+use database::{Config, Database, RECORDER_ROLE, RolePasswords, Session};
 use recorder::{Recorder, RecorderConfig};
 use service_kit::Metrics;
+pub use test_support::tables::stored_emails;
 use test_support::{PrivatePostgres, TestDatabase};
-use tokio_postgres::{Client, Row};
-use tracking::{
-    Fact, Hit, Mark, Rules, Timestamp, Token, Verdict, facts::new_id, model::Email, verdicts::MarkKey,
-};
+use tokio_postgres::Client;
+use tracking::{Fact, Hit, Mark, Rules, Timestamp, Token, facts::new_id};
 use uuid::Uuid;
 
 /// A fresh, migrated database on the server that this process's tests share.
@@ -97,80 +96,6 @@ pub fn mark(email_id: &str, marked_at: Timestamp, tie: u8) -> Mark {
         email_id: email_id.to_owned(),
         client_address: [203, 0, 113, 9].into(),
         user_agent: None,
-    }
-}
-
-/// What the tables say of the emails whose id begins with `prefix`, in the model's terms; emails that are not shown are
-/// left out.
-pub async fn stored_emails(client: &Client, prefix: &str) -> BTreeMap<String, Email> {
-    let mut verdicts = stored_verdicts(client, prefix).await;
-    let rows = client
-        .query(
-            "select email_id, user_id, recipient, sent_at, first_opened_at, sender_email, open_count, hit_count,
-                    last_opened_at
-             from tracked_emails where starts_with(email_id, $1) and first_opened_at is not null",
-            &[&prefix],
-        )
-        .await
-        .unwrap();
-    let emails = rows
-        .iter()
-        .map(|row| {
-            let email_id: String = row.get(0);
-            let email = Email {
-                user_id: row.get(1),
-                recipient: row.get(2),
-                sent_at: row.get(3),
-                created_at: row.get::<_, Timestamptz>(4).0,
-                sender_email: row.get(5),
-                open_count: row.get(6),
-                hit_count: row.get(7),
-                last_opened_at: row.get::<_, Option<Timestamptz>>(8).map(|at| at.0),
-                verdicts: verdicts.remove(&email_id).unwrap_or_default(),
-            };
-            (email_id, email)
-        })
-        .collect();
-    assert!(
-        verdicts.is_empty(),
-        "hits of emails that are not shown: {verdicts:?}"
-    );
-    emails
-}
-
-async fn stored_verdicts(client: &Client, prefix: &str) -> BTreeMap<String, BTreeMap<Uuid, Verdict>> {
-    let mut verdicts: BTreeMap<String, BTreeMap<Uuid, Verdict>> = BTreeMap::new();
-    let rows = client
-        .query(
-            "select email_id, event_id, is_duplicate, consumed_mark_at, consumed_mark_id, compose_window, is_open
-             from hits where starts_with(email_id, $1)",
-            &[&prefix],
-        )
-        .await
-        .unwrap();
-    for row in rows {
-        let verdict = verdict(&row);
-        assert_eq!(row.get::<_, bool>(6), verdict.is_open());
-        let twice = verdicts
-            .entry(row.get(0))
-            .or_default()
-            .insert(row.get(1), verdict);
-        assert_eq!(twice, None, "a hit is stored twice");
-    }
-    verdicts
-}
-
-fn verdict(row: &Row) -> Verdict {
-    let mark_at: Option<Timestamptz> = row.get(3);
-    let mark_id: Option<Uuid> = row.get(4);
-    assert_eq!(mark_at.is_some(), mark_id.is_some());
-    Verdict {
-        is_duplicate: row.get(2),
-        consumed_mark: mark_at.zip(mark_id).map(|(at, mark_id)| MarkKey {
-            marked_at: at.0,
-            mark_id,
-        }),
-        compose_window: row.get(5),
     }
 }
 
