@@ -39,6 +39,7 @@ async fn of_two_facts_with_one_id_the_first_is_the_fact() {
     let mut forged = first.clone();
     forged.token.recipient = "forged@example.com".to_owned();
     forged.user_agent = None;
+    forged.token.sender_email = Some("forged@example.org".to_owned());
 
     let outcomes = recorder
         .record(facts([first.clone(), forged.clone()], []))
