@@ -110,13 +110,7 @@ impl Work for Remove<'_> {
                 .await
                 .in_statement(name)?;
         }
-        let raise = tx
-            .prepare_cached(record::RAISE_REVISION)
-            .await
-            .in_statement("raise_revision")?;
-        tx.execute(&raise, &[&self.writer])
-            .await
-            .in_statement("raise_revision")?;
+        record::raise_revision(tx, self.writer).await?;
         Ok(true)
     }
 }

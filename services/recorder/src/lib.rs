@@ -13,6 +13,7 @@ mod metrics;
 mod partitions;
 mod range;
 mod record;
+mod retention;
 mod schema;
 mod settings;
 mod upkeep;
@@ -29,8 +30,10 @@ use crate::{
     grpc::{Authentication, Service},
     range::Range,
     schema::SchemaGate,
+    upkeep::Keeping,
 };
 pub use crate::{
+    retention::Removed,
     settings::{SETTINGS, Settings},
     workers::{Recorder, RecorderConfig},
 };
@@ -57,7 +60,8 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
     let config = settings.database.context("DATABASE_URL: missing")?;
     let database = Database::open(&config, metrics.meter())?
         .counting(&[record::NAME, partitions::ADD_NAME])
-        .counting(&doctor::NAMES);
+        .counting(&doctor::NAMES)
+        .counting(&retention::NAMES);
     let schema = Arc::new(SchemaGate::new(database.clone()));
     let recorder = Recorder::new(
         database.clone(),
@@ -69,14 +73,14 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         },
         metrics.meter(),
     )?;
+    let range = Range::new(settings.retention_days);
+    let keeping = Keeping {
+        range,
+        counts: settings.keep_counts,
+    };
     let token = settings.token.as_ref().map(service_kit::Secret::expose);
     let authentication = Authentication::new(token, recorder.metrics().clone());
-    let service = Service::new(
-        recorder.clone(),
-        Arc::clone(&schema),
-        Range::new(settings.retention_days),
-        Arc::clone(&clock),
-    );
+    let service = Service::new(recorder.clone(), Arc::clone(&schema), range, Arc::clone(&clock));
 
     let (reporter, health) = tonic_health::server::health_reporter();
     let mut tasks = Tasks::new(&stop, settings.common.grace);
@@ -91,7 +95,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         ),
     );
     tasks.spawn("health", health::report(schema, reporter, stop.clone()));
-    tasks.spawn("upkeep", upkeep::run(recorder, clock, stop.clone()));
+    tasks.spawn("upkeep", upkeep::run(recorder, keeping, clock, stop.clone()));
     tasks.spawn(
         "grpc",
         grpc::serve(

@@ -9,6 +9,8 @@ use opentelemetry::{
 use recorder_api::Outcome;
 use tonic::Code;
 
+use crate::{retention::Removed, upkeep::Task};
+
 /// From one fast batch to one that waits for locks.
 const SECONDS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 10.0,
@@ -35,6 +37,8 @@ pub(crate) struct Metrics {
     new_emails: Counter<u64>,
     corrected: Counter<u64>,
     partitions_made: Counter<u64>,
+    removed: Counter<u64>,
+    upkeep: Counter<u64>,
     workers: UpDownCounter<i64>,
     workers_busy: UpDownCounter<i64>,
 }
@@ -93,6 +97,16 @@ impl Metrics {
                 "{partition}",
                 "Monthly partitions of hits that this recorder made",
             ),
+            removed: counter(
+                "email_tracker.recorder.removed",
+                "",
+                "What retention has removed, by kind",
+            ),
+            upkeep: counter(
+                "email_tracker.recorder.upkeep",
+                "",
+                "Rounds of upkeep, by task and by how they ended",
+            ),
             workers: gauge(
                 "email_tracker.recorder.workers",
                 "Workers, each with one transaction at a time",
@@ -115,6 +129,12 @@ impl Metrics {
         }
         for counter in [&self.new_emails, &self.corrected, &self.partitions_made] {
             counter.add(0, &[]);
+        }
+        self.removed(Removed::default());
+        for task in Task::ALL {
+            for succeeded in [true, false] {
+                self.upkeep.add(0, &upkeep_labels(task, succeeded));
+            }
         }
         self.workers.add(0, &[]);
         self.workers_busy.add(0, &[]);
@@ -149,6 +169,23 @@ impl Metrics {
         self.partitions_made.add(1, &[]);
     }
 
+    /// Retention has removed this.
+    pub(crate) fn removed(&self, removed: Removed) {
+        let Removed {
+            months,
+            marks,
+            emails,
+        } = removed;
+        for (kind, count) in [("month", months), ("mark", marks), ("email", emails)] {
+            self.removed.add(count, &[KeyValue::new("kind", kind)]);
+        }
+    }
+
+    /// A task of upkeep is done, or has failed.
+    pub(crate) fn kept_up(&self, task: Task, succeeded: bool) {
+        self.upkeep.add(1, &upkeep_labels(task, succeeded));
+    }
+
     /// This recorder has `count` workers more.
     pub(crate) fn workers(&self, count: usize) {
         self.workers.add(i64::try_from(count).unwrap_or(i64::MAX), &[]);
@@ -168,6 +205,14 @@ impl Drop for BusyWorker<'_> {
     fn drop(&mut self) {
         self.0.workers_busy.add(-1, &[]);
     }
+}
+
+fn upkeep_labels(task: Task, succeeded: bool) -> [KeyValue; 2] {
+    let outcome = if succeeded { "ok" } else { "error" };
+    [
+        KeyValue::new("task", task.as_str()),
+        KeyValue::new("outcome", outcome),
+    ]
 }
 
 fn number(count: usize) -> u64 {

@@ -9,7 +9,7 @@ use database::{Database, Error, InStatement, Timestamptz, Transaction, Work};
 use jiff::{ToSpan, civil, tz::TimeZone};
 use tracking::Timestamp;
 
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, record};
 
 /// A month in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,9 +28,18 @@ impl Month {
     }
 
     /// When it begins.
-    fn start(self) -> Option<Timestamp> {
+    pub(crate) fn start(self) -> Option<Timestamp> {
         let start = self.0.to_zoned(TimeZone::UTC).ok()?;
         Some(Timestamp::from_millis(start.timestamp().as_millisecond()))
+    }
+}
+
+impl Month {
+    /// The month of a partition, which is named by it.
+    fn of_partition(name: &str) -> Option<Self> {
+        let (year, month) = name.strip_prefix("hits_")?.split_once('_')?;
+        let date = civil::Date::new(year.parse().ok()?, month.parse().ok()?, 1).ok()?;
+        Some(Self(date))
     }
 }
 
@@ -67,6 +76,12 @@ impl Partitions {
         self.with_known(|known| known.retain(|month| !months.contains(month)));
     }
 
+    /// Forgets what is known of the months before that of `floor`: they were dropped.
+    pub(crate) fn forget_before(&self, floor: Timestamp) {
+        let first_kept = Month::of(floor);
+        self.with_known(|known| known.retain(|month| Some(*month) >= first_kept));
+    }
+
     fn with_known<T>(&self, what: impl FnOnce(&mut BTreeSet<Month>) -> T) -> T {
         what(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -101,9 +116,88 @@ impl Work for AddPartition {
     }
 }
 
+/// Lists the months that have a partition.
+pub(crate) struct Months;
+
+impl Work for Months {
+    const NAME: &'static str = "list_partitions";
+    type Output = Vec<Month>;
+
+    async fn run(&self, tx: &Transaction<'_>) -> Result<Vec<Month>, Error> {
+        let rows = tx
+            .query(
+                "-- list_partitions
+select partition.relname::text
+from pg_inherits join pg_class as partition on partition.oid = inhrelid
+where inhparent = 'hits'::regclass
+order by 1",
+                &[],
+            )
+            .await
+            .in_statement(Self::NAME)?;
+        let names = rows.iter().map(|row| row.try_get::<_, String>(0));
+        let names: Vec<String> = names.collect::<Result<_, _>>()?;
+        Ok(names
+            .iter()
+            .filter_map(|name| Month::of_partition(name))
+            .collect())
+    }
+}
+
+/// Drops the partition of a month, all its hits with it; answers whether there was one.
+pub(crate) struct DropPartition<'a> {
+    pub(crate) month: Month,
+    /// Whose revision to raise.
+    pub(crate) writer: &'a str,
+}
+
+impl Work for DropPartition<'_> {
+    const NAME: &'static str = "drop_partition";
+    type Output = bool;
+
+    async fn run(&self, tx: &Transaction<'_>) -> Result<bool, Error> {
+        let Some(start) = self.month.start() else {
+            return Ok(false);
+        };
+        // As above. Everybody who reads or writes hits would wait.
+        tx.batch_execute("set local lock_timeout = '500ms'")
+            .await
+            .in_statement("set_lock_timeout")?;
+        let row = tx
+            .query_one(
+                "-- drop_partition\nselect drop_hits_partition($1)",
+                &[&Timestamptz(start)],
+            )
+            .await
+            .in_statement(Self::NAME)?;
+        let dropped = row.try_get(0)?;
+        if dropped {
+            record::raise_revision(tx, self.writer).await?;
+            tracing::info!(month = %self.month.0.strftime("%Y-%m"), "drops a partition of hits");
+        }
+        Ok(dropped)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn partitions_are_named_by_their_months() {
+        let month = |at: &str| Month::of(Timestamp::parse_iso(at).unwrap());
+        assert_eq!(Month::of_partition("hits_2026_03"), month("2026-03-01T00:00:00Z"));
+        for other in [
+            "hits",
+            "hits_",
+            "hits_2026",
+            "hits_2026_13",
+            "hits_new_ones",
+            "marks_2026_03",
+        ] {
+            assert_eq!(Month::of_partition(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn months_begin_at_midnight_utc() {

@@ -36,7 +36,7 @@ impl Range {
     }
 
     /// The time before which nothing is kept, if there is one.
-    fn floor(self, now: Timestamp) -> Option<Timestamp> {
+    pub(crate) fn floor(self, now: Timestamp) -> Option<Timestamp> {
         self.retention_days
             .map(|days| now.saturating_add_millis(-DAY_MS * i64::from(days)))
     }

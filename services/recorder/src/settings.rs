@@ -40,7 +40,12 @@ const COMPOSE_WINDOW_HOSTS: Setting = Setting::new(
 const RETENTION_DAYS: Setting = Setting::new(
     "RETENTION_DAYS",
     "",
-    "Days, 1 to 36500, after which a hit is too old to be recorded; unset: never.",
+    "Days, 1 to 36500, after which a hit is too old to be recorded, and after whose month it is removed; unset: never.",
+);
+const KEEP_COUNTS: Setting = Setting::new(
+    "KEEP_COUNTS",
+    "false",
+    "`true`: an email whose hits are all removed by `RETENTION_DAYS` stays listed with its counts; `false`: it leaves too.",
 );
 const GEOIP_DATABASE: Setting = Setting::new(
     "GEOIP_DATABASE",
@@ -49,7 +54,7 @@ const GEOIP_DATABASE: Setting = Setting::new(
 );
 
 /// The recorder's own settings, for the table in the documentation.
-pub const SETTINGS: [Setting; 8] = [
+pub const SETTINGS: [Setting; 9] = [
     DATABASE_URL,
     DATABASE_PASSWORD,
     RECORDER_TOKEN,
@@ -57,6 +62,7 @@ pub const SETTINGS: [Setting; 8] = [
     DEDUP_WINDOW_MS,
     COMPOSE_WINDOW_HOSTS,
     RETENTION_DAYS,
+    KEEP_COUNTS,
     GEOIP_DATABASE,
 ];
 
@@ -84,6 +90,8 @@ pub struct Settings {
     pub rules: Rules,
     /// Days after which a fact is refused as expired.
     pub retention_days: Option<u32>,
+    /// Whether an email stays when all its hits are gone.
+    pub keep_counts: bool,
     /// Where addresses are.
     pub geoip_database: Option<PathBuf>,
 }
@@ -122,6 +130,7 @@ impl Settings {
                 "a whole number of days from 1 to 36500",
                 |text| text.parse().ok().filter(|days| (1..=36_500).contains(days)),
             ),
+            keep_counts: reader.word(&KEEP_COUNTS, false, &[("true", true), ("false", false)]),
             geoip_database: reader.path(&GEOIP_DATABASE),
             common,
         }

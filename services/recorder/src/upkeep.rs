@@ -5,40 +5,104 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use tracking::Clock;
 
-use crate::{partitions::Month, workers::Recorder};
+use crate::{partitions::Month, range::Range, retention::Removed, workers::Recorder};
 
 /// A month is known long before it begins; nobody counts the minutes of what is to be removed.
 const PERIOD: Duration = Duration::from_mins(10);
 /// The database may be away or not migrated yet.
 const PERIOD_AFTER_FAILURE: Duration = Duration::from_secs(15);
 
-/// Makes the partitions of this month and the next, so that no hit has to wait for its own, and removes what `doctor` left.
+/// What upkeep does, each time it is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// Makes the partitions of this month and the next, so that no hit has to wait for its own.
+    Partitions,
+    /// Removes what `email-tracker doctor` left.
+    Doctor,
+    /// Removes what is older than the operator wants it kept.
+    Retention,
+}
+
+impl Task {
+    /// All of them.
+    pub(crate) const ALL: [Self; 3] = [Self::Partitions, Self::Doctor, Self::Retention];
+
+    /// Its name as a metric label.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Partitions => "partitions",
+            Self::Doctor => "doctor",
+            Self::Retention => "retention",
+        }
+    }
+}
+
+/// How long to keep what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keeping {
+    /// Before when nothing is kept.
+    pub(crate) range: Range,
+    /// Whether emails stay, with their counts, when all their hits are gone.
+    pub(crate) counts: bool,
+}
+
+/// Does all tasks again and again, until `stop`.
 pub(crate) async fn run(
     recorder: Recorder,
+    keeping: Keeping,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     // What is under way is rolled back: the next recorder does it.
-    stop.run_until_cancelled(keep_up(&recorder, &*clock)).await;
+    stop.run_until_cancelled(keep_up(&recorder, keeping, &*clock))
+        .await;
     Ok(())
 }
 
-async fn keep_up(recorder: &Recorder, clock: &dyn Clock) {
+async fn keep_up(recorder: &Recorder, keeping: Keeping, clock: &dyn Clock) {
     loop {
         let mut nap = PERIOD;
-        if let Err(error) = recorder.ensure_partitions(&months_ahead(clock)).await {
-            tracing::warn!(%error, "partitions were not made ahead; trying again in {PERIOD_AFTER_FAILURE:?}");
-            nap = PERIOD_AFTER_FAILURE;
-        }
-        match recorder.remove_doctor_emails(clock.now()).await {
-            Ok(0) => {}
-            Ok(count) => tracing::info!(count, "removed what `email-tracker doctor` had left"),
-            Err(error) => {
-                tracing::warn!(%error, "what `email-tracker doctor` left was not removed; trying again in {PERIOD_AFTER_FAILURE:?}");
+        for task in Task::ALL {
+            let done = perform(task, recorder, keeping, clock).await;
+            recorder.metrics().kept_up(task, done.is_ok());
+            if let Err(error) = done {
+                tracing::warn!(task = task.as_str(), %error, "upkeep failed; trying again in {PERIOD_AFTER_FAILURE:?}");
                 nap = PERIOD_AFTER_FAILURE;
             }
         }
         tokio::time::sleep(nap).await;
+    }
+}
+
+async fn perform(
+    task: Task,
+    recorder: &Recorder,
+    keeping: Keeping,
+    clock: &dyn Clock,
+) -> Result<(), database::Error> {
+    match task {
+        Task::Partitions => recorder.ensure_partitions(&months_ahead(clock)).await,
+        Task::Doctor => {
+            let count = recorder.remove_doctor_emails(clock.now()).await?;
+            if count > 0 {
+                tracing::info!(count, "removed what `email-tracker doctor` had left");
+            }
+            Ok(())
+        }
+        Task::Retention => {
+            if let Some(floor) = keeping.range.floor(clock.now()) {
+                let removed = recorder.remove_older_than(floor, keeping.counts).await?;
+                if removed != Removed::default() {
+                    let Removed {
+                        months,
+                        marks,
+                        emails,
+                    } = removed;
+                    tracing::info!(months, marks, emails, "removed what is older than RETENTION_DAYS");
+                }
+            }
+            Ok(())
+        }
     }
 }
 

@@ -24,6 +24,7 @@ use crate::{
     metrics::Metrics,
     partitions::{Month, Partitions},
     record::{Batch, Recording, is_missing_partition},
+    retention::{self, Removed},
 };
 
 /// Records facts. Clones share everything.
@@ -118,6 +119,19 @@ impl Recorder {
     pub async fn remove_doctor_emails(&self, now: Timestamp) -> Result<u64, Error> {
         let before = now.saturating_add_millis(-tracking::doctor::KEPT_MS);
         doctor::remove(&self.0.database, &self.0.upkeep, before).await
+    }
+
+    /// Removes what is older than `floor`: whole months of hits, their marks, and, unless `keep_counts`, emails that
+    /// nothing is left of.
+    ///
+    /// May be cut off and begun again anywhere. After an error part of it may be done.
+    pub async fn remove_older_than(&self, floor: Timestamp, keep_counts: bool) -> Result<Removed, Error> {
+        let removed = retention::run(&self.0.database, &self.0.upkeep, floor, keep_counts).await?;
+        if removed.months > 0 {
+            self.0.partitions.forget_before(floor);
+        }
+        self.0.metrics.removed(removed);
+        Ok(removed)
     }
 
     /// Records `facts`, each of which has passed [`Fact::check`]; answers, after the commit, what became of each, in

@@ -23,7 +23,7 @@ mod statements;
 mod verdicts;
 
 pub(crate) use batch::Batch;
-pub(crate) use revisions::RAISE as RAISE_REVISION;
+pub(crate) use revisions::raise_revision;
 
 use database::{Error, Transaction, Work};
 use recorder_api::Outcome;

@@ -5,7 +5,7 @@ use database::{Error, InStatement, Transaction};
 use super::{Statements, verdicts::Judged};
 
 /// Last of the transaction: whoever raises the same row waits for a commit and for nothing else.
-pub(crate) const RAISE: &str = "-- record: raise the writer's revision
+pub(super) const RAISE: &str = "-- record: raise the writer's revision
 insert into revisions as mine (writer, revision) values ($1, 1)
 on conflict (writer) do update set revision = mine.revision + 1";
 
@@ -24,5 +24,14 @@ pub(super) async fn raise(
             .await
             .in_statement("raise_revision")?;
     }
+    Ok(())
+}
+
+/// Raises `writer`'s revision in a transaction that records nothing.
+pub(crate) async fn raise_revision(tx: &Transaction<'_>, writer: &str) -> Result<(), Error> {
+    let raise = tx.prepare_cached(RAISE).await.in_statement("raise_revision")?;
+    tx.execute(&raise, &[&writer])
+        .await
+        .in_statement("raise_revision")?;
     Ok(())
 }

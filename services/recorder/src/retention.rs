@@ -1,0 +1,226 @@
+//! Retention: what is older than the operator wants it kept goes. Hits go by whole months, whose partitions are dropped;
+//! marks and emails follow in small transactions, each of which holds its rows for a moment.
+//!
+//! All of it may be cut off anywhere and begun again, and done by several recorders at once.
+
+use database::{Database, Error, InStatement, Timestamptz, Transaction, Work};
+use tracking::Timestamp;
+
+use crate::{
+    partitions::{DropPartition, Month, Months},
+    record,
+};
+
+/// Rows that one transaction removes.
+const AT_ONCE: i64 = 1_000;
+
+/// By the index of their times.
+const MARKS: &str = "-- retention: remove marks
+delete from marks
+where (email_id, marked_at, mark_id) in (
+  select email_id, marked_at, mark_id from marks where marked_at < $1 order by marked_at, mark_id limit $2)
+returning email_id";
+
+/// An email that is known by its marks alone is not shown; without them it is nothing.
+const MARKED_ONLY: &str = "-- retention: remove emails that had nothing but marks
+delete from tracked_emails
+where email_id in (
+  select email_id from tracked_emails
+  where email_id = any($1) and first_opened_at is null and last_marked_at < $2
+  order by email_id for update)";
+
+/// Those whose first hit is gone, oldest first, by the index of the list.
+const OLD_EMAILS: &str = "-- retention: find old emails
+select email_id, first_opened_at, last_hit_at < $1
+from tracked_emails
+where first_opened_at < $1
+  and first_opened_at >= $2 and (first_opened_at > $2 or email_id < $3)
+order by first_opened_at, email_id desc
+limit $4";
+
+/// Whether something has come meanwhile is known once the row is locked.
+const EMAILS: &str = "-- retention: remove emails
+delete from tracked_emails
+where email_id in (
+  select email_id from tracked_emails
+  where email_id = any($1) and last_hit_at < $2 and coalesce(last_marked_at < $2, true)
+  order by email_id for update)";
+
+/// What was removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Months of hits.
+    pub months: u64,
+    /// Marks.
+    pub marks: u64,
+    /// Emails, with their counts.
+    pub emails: u64,
+}
+
+/// The names of its transactions.
+pub(crate) const NAMES: [&str; 5] = [
+    Months::NAME,
+    DropPartition::NAME,
+    RemoveMarks::NAME,
+    OldEmails::NAME,
+    RemoveEmails::NAME,
+];
+
+/// Removes the months of hits that end before `floor`, the marks of those months, and, unless `keep_counts`, the emails
+/// that nothing is left of.
+pub(crate) async fn run(
+    database: &Database,
+    writer: &str,
+    floor: Timestamp,
+    keep_counts: bool,
+) -> Result<Removed, Error> {
+    let mut removed = Removed::default();
+    let Some(first_kept) = Month::of(floor) else {
+        return Ok(removed);
+    };
+    let Some(before) = first_kept.start() else {
+        return Ok(removed);
+    };
+    for month in database.transact(&Months).await? {
+        if month < first_kept {
+            let dropped = database.transact(&DropPartition { month, writer }).await?;
+            removed.months += u64::from(dropped);
+        }
+    }
+    loop {
+        let marks = database.transact(&RemoveMarks { before }).await?;
+        removed.marks += marks;
+        if marks < AT_ONCE.unsigned_abs() {
+            break;
+        }
+    }
+    if !keep_counts {
+        removed.emails = remove_emails(database, writer, before).await?;
+    }
+    Ok(removed)
+}
+
+async fn remove_emails(database: &Database, writer: &str, before: Timestamp) -> Result<u64, Error> {
+    let mut removed = 0;
+    let mut after = None;
+    loop {
+        let found = database.transact(&OldEmails { before, after }).await?;
+        if !found.without_hits.is_empty() {
+            let remove = RemoveEmails {
+                email_ids: &found.without_hits,
+                before,
+                writer,
+            };
+            removed += database.transact(&remove).await?;
+        }
+        let Some(last) = found.last else {
+            return Ok(removed);
+        };
+        after = Some(last);
+    }
+}
+
+/// Removes some marks; answers how many.
+struct RemoveMarks {
+    before: Timestamp,
+}
+
+impl Work for RemoveMarks {
+    const NAME: &'static str = "remove_marks";
+    type Output = u64;
+
+    async fn run(&self, tx: &Transaction<'_>) -> Result<u64, Error> {
+        let before = Timestamptz(self.before);
+        let marks = tx.prepare_cached(MARKS).await.in_statement(Self::NAME)?;
+        let rows = tx
+            .query(&marks, &[&before, &AT_ONCE])
+            .await
+            .in_statement(Self::NAME)?;
+        let email_ids: Vec<String> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+        if !email_ids.is_empty() {
+            let emails = tx
+                .prepare_cached(MARKED_ONLY)
+                .await
+                .in_statement("remove_marked_only")?;
+            tx.execute(&emails, &[&email_ids, &before])
+                .await
+                .in_statement("remove_marked_only")?;
+        }
+        Ok(u64::try_from(email_ids.len()).unwrap_or(u64::MAX))
+    }
+}
+
+/// Where one look at the old emails ended.
+type Place = (Timestamp, String);
+
+/// Looks at some emails whose first hit is gone.
+struct OldEmails {
+    before: Timestamp,
+    after: Option<Place>,
+}
+
+struct Found {
+    /// Those whose last hit is gone as well.
+    without_hits: Vec<String>,
+    /// `None` if these were the last.
+    last: Option<Place>,
+}
+
+impl Work for OldEmails {
+    const NAME: &'static str = "find_old_emails";
+    type Output = Found;
+
+    async fn run(&self, tx: &Transaction<'_>) -> Result<Found, Error> {
+        let find = tx.prepare_cached(OLD_EMAILS).await.in_statement(Self::NAME)?;
+        let earliest = (Timestamp::from_millis(0), String::new());
+        let (after, email_id) = self.after.as_ref().unwrap_or(&earliest);
+        let rows = tx
+            .query(
+                &find,
+                &[
+                    &Timestamptz(self.before),
+                    &Timestamptz(*after),
+                    email_id,
+                    &AT_ONCE,
+                ],
+            )
+            .await
+            .in_statement(Self::NAME)?;
+        let mut found = Found {
+            without_hits: Vec::new(),
+            last: None,
+        };
+        for row in &rows {
+            let (email_id, at): (String, Timestamptz) = (row.try_get(0)?, row.try_get(1)?);
+            found.last = Some((at.into(), email_id.clone()));
+            if row.try_get::<_, Option<bool>>(2)? == Some(true) {
+                found.without_hits.push(email_id);
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Removes those of the emails that still have neither hit nor young mark; answers how many.
+struct RemoveEmails<'a> {
+    email_ids: &'a [String],
+    before: Timestamp,
+    writer: &'a str,
+}
+
+impl Work for RemoveEmails<'_> {
+    const NAME: &'static str = "remove_emails";
+    type Output = u64;
+
+    async fn run(&self, tx: &Transaction<'_>) -> Result<u64, Error> {
+        let emails = tx.prepare_cached(EMAILS).await.in_statement(Self::NAME)?;
+        let removed = tx
+            .execute(&emails, &[&self.email_ids, &Timestamptz(self.before)])
+            .await
+            .in_statement(Self::NAME)?;
+        if removed > 0 {
+            record::raise_revision(tx, self.writer).await?;
+        }
+        Ok(removed)
+    }
+}
