@@ -4,8 +4,14 @@
 
 mod common;
 
-use common::{at, facts, fresh_database, hit, mark, recorder, revision, stored_emails, stored_marks};
+use std::collections::BTreeSet;
+
+use common::{
+    at, facts, fresh_database, hit, mark, migrate, recorder, revision, stored_emails, stored_marks,
+};
+use database::RECORDER_ROLE;
 use recorder::Removed;
+use test_support::{PrivatePostgres, eventually};
 use tokio_postgres::Client;
 use tracking::{Fact, Rules, Timestamp, model};
 
@@ -211,4 +217,48 @@ async fn facts_are_recorded_meanwhile() {
         assert_eq!(email.verdicts, expected[&email_id].verdicts, "{email_id}");
         assert!([20, 25].contains(&email.hit_count), "{email_id}: {email:?}");
     }
+}
+
+/// Whether statistics are missing or fresh, no statement reads a table from end to end.
+#[tokio::test]
+async fn every_statement_stays_on_its_index() {
+    let server = PrivatePostgres::start().await;
+    server.migrate_template(migrate).await;
+    let database = server.database().await;
+    let client = database.superuser().await;
+    client
+        .batch_execute(&format!(
+            "alter role {RECORDER_ROLE} set session_preload_libraries = 'auto_explain';
+             alter role {RECORDER_ROLE} set auto_explain.log_min_duration = 0;"
+        ))
+        .await
+        .unwrap();
+    let (old, young) = (at("2026-01-10T00:00:00.000Z"), floor());
+    for (round, prepare) in [(0, ""), (1, "analyze")] {
+        client.batch_execute(prepare).await.unwrap();
+        let recorder = recorder(&database, "r", &Rules::default()); // plans anew
+        for at in [old, young] {
+            let name = |number: i64| format!("{round} {at} {number}");
+            let hits = (0..1_500).map(|number| hit(&name(number), at, 1));
+            let marks = (0..1_500).map(|number| mark(&name(-number), at, 1));
+            for batch in facts(hits, marks).chunks(1_000) {
+                recorder.record(batch.to_vec()).await.unwrap();
+            }
+        }
+        let removed = recorder.remove_older_than(floor(), false).await.unwrap();
+        assert_eq!((removed.marks, removed.emails), (1_500, 1_500));
+    }
+    let log = eventually("the log has the last plan", async || {
+        let log = server.log();
+        (log.matches("-- retention: find old emails").count() >= 6).then_some(log)
+    })
+    .await;
+    let mut seen = BTreeSet::new();
+    for plan in log.split("Query Text: -- retention: ").skip(1) {
+        let (name, plan) = plan.split_once('\n').unwrap();
+        let plan = plan.split("LOG:").next().unwrap();
+        seen.insert(name.trim());
+        assert!(!plan.contains("Seq Scan on"), "{name}: {plan}");
+    }
+    assert_eq!(seen.len(), 4, "{seen:?}");
 }
