@@ -103,27 +103,27 @@ impl v1::Outcome {
     }
 }
 
-impl From<&Fact> for v1::Fact {
-    fn from(fact: &Fact) -> Self {
+impl From<Fact> for v1::Fact {
+    fn from(fact: Fact) -> Self {
         let fact = match fact {
             Fact::Hit(hit) => v1::fact::Fact::Hit(v1::Hit {
                 event_id: hit.event_id.as_bytes().to_vec(),
                 opened_at_ms: hit.opened_at.as_millis(),
-                user_id: hit.token.user_id.clone(),
-                email_id: hit.token.email_id.clone(),
-                recipient: hit.token.recipient.clone(),
-                sent_at: hit.token.sent_at.clone(),
-                sender_email: hit.token.sender_email.clone(),
+                user_id: hit.token.user_id,
+                email_id: hit.token.email_id,
+                recipient: hit.token.recipient,
+                sent_at: hit.token.sent_at,
+                sender_email: hit.token.sender_email,
                 client_address: address_bytes(hit.client_address),
-                user_agent: hit.user_agent.clone(),
-                referer_host: hit.referer_host.clone(),
+                user_agent: hit.user_agent,
+                referer_host: hit.referer_host,
             }),
             Fact::Mark(mark) => v1::fact::Fact::Mark(v1::Mark {
                 mark_id: mark.mark_id.as_bytes().to_vec(),
                 marked_at_ms: mark.marked_at.as_millis(),
-                email_id: mark.email_id.clone(),
+                email_id: mark.email_id,
                 client_address: address_bytes(mark.client_address),
-                user_agent: mark.user_agent.clone(),
+                user_agent: mark.user_agent,
             }),
         };
         Self { fact: Some(fact) }
@@ -234,7 +234,7 @@ mod tests {
         fn a_fact_survives_the_wire(at in 0_i64..1 << 48, random: [u8; 10], address: IpAddr,
                                     text in proptest::option::of(".{0,20}"), is_hit: bool) {
             let fact = fact(at, random, address, text, is_hit);
-            let bytes = v1::Fact::from(&fact).encode_to_vec();
+            let bytes = v1::Fact::from(fact.clone()).encode_to_vec();
             prop_assert_eq!(Fact::try_from(v1::Fact::from_bytes(&bytes).unwrap()), Ok(fact));
         }
 

@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    http::{self, Limits},
+    http::{self, Lanes, Limits},
     telemetry::{Directives, LogLevel, Metrics},
 };
 
@@ -31,8 +31,8 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 const LIMITS: Limits = Limits {
     connections: 256,
     head_bytes: 16 << 10,
-    header_lines: 100,
     head_time: Duration::from_secs(75),
+    lanes: Lanes::None,
 };
 
 /// What a check finds.

@@ -65,43 +65,37 @@ pub enum TokenError {
 impl Token {
     /// Decodes the text between `/t/` and `.gif`.
     pub fn decode(text: &str) -> Result<Self, TokenError> {
-        if text.chars().count() > MAX_TOKEN_CHARS {
+        // A text is at least as many bytes long as characters.
+        if text.len() > MAX_TOKEN_CHARS && text.chars().count() > MAX_TOKEN_CHARS {
             return Err(TokenError::TooLong);
         }
-        let url_safe: String = text
-            .chars()
-            .map(|char| match char {
-                '+' => '-',
-                '/' => '_',
-                other => other,
-            })
-            .collect();
-        let json = BASE64.decode(url_safe).map_err(|_| TokenError::NotBase64)?;
-        let value: Value = serde_json::from_slice(&json).map_err(|_| TokenError::NotJson)?;
-        let field = |position: usize, key: &str| match &value {
-            Value::Array(items) => items.get(position),
-            Value::Object(fields) => fields.get(key),
-            _ => None,
+        let json = if text.contains(['+', '/']) {
+            BASE64.decode(text.replace('+', "-").replace('/', "_"))
+        } else {
+            BASE64.decode(text)
         };
+        let json = json.map_err(|_| TokenError::NotBase64)?;
+        let mut value: Value = serde_json::from_slice(&json).map_err(|_| TokenError::NotJson)?;
         if !(value.is_array() || value.is_object()) {
             return Err(TokenError::NotJson);
         }
-        let required = |position, key: &'static str| {
-            field(position, key)
-                .and_then(Value::as_str)
-                .filter(|text| !text.is_empty())
-                .map(str::to_owned)
-                .ok_or(TokenError::Missing(key))
+        let mut field = |position: usize, key: &'static str| {
+            let field = match &mut value {
+                Value::Array(items) => items.get_mut(position),
+                Value::Object(fields) => fields.get_mut(key),
+                _ => None,
+            };
+            match field.map(Value::take) {
+                Some(Value::String(text)) if !text.is_empty() => Ok(text),
+                _ => Err(TokenError::Missing(key)),
+            }
         };
         let token = Self {
-            user_id: required(0, "user_id")?,
-            email_id: required(1, "email_id")?,
-            recipient: required(2, "recipient")?,
-            sent_at: required(3, "sent_at")?,
-            sender_email: field(4, "sender_email")
-                .and_then(Value::as_str)
-                .filter(|text| !text.is_empty())
-                .map(str::to_owned),
+            user_id: field(0, "user_id")?,
+            email_id: field(1, "email_id")?,
+            recipient: field(2, "recipient")?,
+            sent_at: field(3, "sent_at")?,
+            sender_email: field(4, "sender_email").ok(),
         };
         token.check()?;
         Ok(token)

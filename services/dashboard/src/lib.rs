@@ -20,7 +20,10 @@ mod settings;
 
 use anyhow::Context;
 use database::{Database, Work as _};
-use service_kit::{Readiness, Secret, Surroundings, Tasks, admin, http::Limits};
+use service_kit::{
+    Readiness, Secret, Surroundings, Tasks, admin,
+    http::{Lanes, Limits},
+};
 use tokio::runtime::Handle;
 
 use crate::{
@@ -37,8 +40,8 @@ pub use settings::{SETTINGS, Settings};
 const LIMITS: Limits = Limits {
     connections: 2_000,
     head_bytes: 128 << 10,
-    header_lines: 200,
     head_time: std::time::Duration::from_secs(75),
+    lanes: Lanes::None,
 };
 
 /// Runs the dashboard until `surroundings.stop`. It starts without its database, and is ready once that answers.

@@ -26,7 +26,7 @@ fn mark(email_id: &str) -> Vec<u8> {
         client_address: "203.0.113.7".parse().unwrap(),
         user_agent: None,
     };
-    v1::Fact::from(&Fact::Mark(mark)).to_bytes()
+    v1::Fact::from(Fact::Mark(mark)).to_bytes()
 }
 
 /// A spool with two unsent facts, and refused ones.

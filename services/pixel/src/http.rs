@@ -1,19 +1,22 @@
 //! The public port: each request from its route to its answer.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    future::Future,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
 use axum::{
     body::Body,
-    extract::{ConnectInfo, Request},
+    extract::Request,
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use ipnet::IpNet;
 use prost::Message;
 use recorder_api::v1;
+use service_kit::http::Answer;
+use tokio::runtime::Handle;
 use tracking::{Clock, Fact, Hit, Mark, Token, facts::new_id};
 
 use crate::{
@@ -32,67 +35,100 @@ pub(crate) struct App {
     pub(crate) counts: Arc<RequestCounts>,
     pub(crate) trusted_proxies: Vec<IpNet>,
     pub(crate) gif: GifResponse,
+    /// Where what outlives its request goes on.
+    pub(crate) background: Handle,
+}
+
+/// [`App`] as each connection has it.
+#[derive(Clone)]
+pub(crate) struct Shared(pub(crate) Arc<App>);
+
+/// What to do for a request, once all that can be said at once has been taken from it.
+enum Next {
+    Answer(Response),
+    /// A hit, as the spool takes it.
+    Append(Vec<u8>),
+    Mark(Request),
+}
+
+/// Nothing is logged and no span is made: the same happens thousands of times a second.
+impl Answer for Shared {
+    fn answer(self, peer: SocketAddr, request: Request) -> impl Future<Output = Response> + Send {
+        let Self(app) = self;
+        let next = app.look_at(peer.ip(), request);
+        async move {
+            match next {
+                Next::Answer(response) => response,
+                Next::Append(fact) => {
+                    app.append_hit(fact).await;
+                    app.gif.make()
+                }
+                Next::Mark(request) => Box::pin(app.mark(peer.ip(), request)).await,
+            }
+        }
+    }
 }
 
 impl App {
-    /// Answers any request. Nothing is logged and no span is made: the same happens thousands of times a second.
-    pub(crate) async fn answer(self: Arc<Self>, request: Request) -> Response {
+    /// Any request.
+    fn look_at(&self, peer: IpAddr, request: Request) -> Next {
         let path = request.uri().path();
         let (is_get, is_head) = (request.method() == Method::GET, request.method() == Method::HEAD);
         if let Some(rest) = path.strip_prefix("/t/") {
-            match (is_get, is_head) {
-                (true, _) => {
-                    let client_address = self.client_of(&request);
-                    self.record_hit(hit::token_in(rest), client_address, request.headers())
-                        .await;
-                }
-                (_, true) => {}
-                _ => return method_not_allowed("GET, HEAD"),
-            }
-            return self.gif.make();
+            let hit = match (is_get, is_head) {
+                (true, _) => self.hit(hit::token_in(rest), peer, request.headers()),
+                (_, true) => None,
+                _ => return Next::Answer(method_not_allowed("GET, HEAD")),
+            };
+            return hit.map_or_else(|| Next::Answer(self.gif.make()), Next::Append);
         }
-        match path {
-            "/mark-suppress-next" if request.method() == Method::POST => self.mark(request).await,
+        Next::Answer(match path {
+            "/mark-suppress-next" if request.method() == Method::POST => return Next::Mark(request),
             "/mark-suppress-next" => method_not_allowed("POST"),
             "/health" if is_get || is_head => json(StatusCode::OK, r#"{"status":"ok","ok":true}"#),
             "/health" => method_not_allowed("GET, HEAD"),
             _ => json(StatusCode::NOT_FOUND, r#"{"ok":false,"error":"Not found"}"#),
-        }
+        })
     }
 
-    /// Returns when the hit is in the spool, or is known not to get there, or has waited long enough: whatever happens, the
-    /// GIF follows.
-    async fn record_hit(
-        &self,
-        token: Result<Token, InvalidToken>,
-        client_address: IpAddr,
-        headers: &HeaderMap,
-    ) {
+    /// The hit as the spool takes it, if there is one to record.
+    fn hit(&self, token: Result<Token, InvalidToken>, peer: IpAddr, headers: &HeaderMap) -> Option<Vec<u8>> {
         let token = match token {
             Ok(token) => token,
-            Err(why) => return self.counts.invalid_token(why),
+            Err(why) => {
+                self.counts.invalid_token(why);
+                return None;
+            }
         };
         self.counts.hit();
         let opened_at = self.clock.now();
         let Some(event_id) = new_id(opened_at, rand::random()) else {
-            return self.counts.lost(Loss::Clock);
+            self.counts.lost(Loss::Clock);
+            return None;
         };
         let hit = Fact::Hit(Hit {
             event_id,
             opened_at,
             token,
-            client_address,
+            client_address: client_address(peer, headers, &self.trusted_proxies),
             user_agent: hit::user_agent(headers),
             referer_host: hit::referer_host(headers),
         });
-        match self.spool.append(v1::Fact::from(&hit).encode_to_vec()).await {
+        Some(v1::Fact::from(hit).encode_to_vec())
+    }
+
+    /// Returns when the hit is in the spool, or is known not to get there, or has waited long enough: whatever happens, the
+    /// GIF follows.
+    async fn append_hit(&self, fact: Vec<u8>) {
+        match self.spool.append(fact).await {
             Ok(()) => {}
             Err(AppendError::Failed(failure)) => self.counts.lost(Loss::Spool(failure)),
             Err(AppendError::Overdue(overdue)) => {
                 // Answered now; whether it is lost is known when the disk answers.
                 self.counts.overdue();
                 let counts = Arc::clone(&self.counts);
-                tokio::spawn(async move {
+                // Not in the lane of this request, which ends with the last connection.
+                self.background.spawn(async move {
                     if let Err(failure) = overdue.outcome().await {
                         counts.lost(Loss::Spool(failure));
                     }
@@ -102,9 +138,9 @@ impl App {
         }
     }
 
-    async fn mark(&self, request: Request) -> Response {
-        let client_address = self.client_of(&request);
+    async fn mark(&self, peer: IpAddr, request: Request) -> Response {
         let (head, body) = request.into_parts();
+        let client_address = client_address(peer, &head.headers, &self.trusted_proxies);
         match self.record_mark(client_address, &head.headers, body).await {
             Ok(response) => {
                 self.counts.mark(MarkOutcome::Recorded);
@@ -138,16 +174,10 @@ impl App {
             user_agent: hit::user_agent(headers),
         };
         let answer = mark::recorded(&mark.email_id, marked_at.as_millis());
-        let bytes = v1::Fact::from(&Fact::Mark(mark)).encode_to_vec();
+        let bytes = v1::Fact::from(Fact::Mark(mark)).encode_to_vec();
         // One that is overdue may still get there; marking twice does no harm.
         self.spool.append(bytes).await.map_err(|_| MarkError::NotStored)?;
         Ok(answer)
-    }
-
-    fn client_of(&self, request: &Request) -> IpAddr {
-        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(peer)| peer.ip());
-        client_address(peer, request.headers(), &self.trusted_proxies)
     }
 }
 

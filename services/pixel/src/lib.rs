@@ -19,10 +19,12 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use axum::{Router, extract::Request};
 use recorder_api::MAX_BATCH_FACTS;
-use service_kit::{Health, Metrics, Readiness, Surroundings, Tasks, admin, http::Limits};
-use tokio::{task::spawn_blocking, time::sleep};
+use service_kit::{
+    Health, Metrics, Readiness, Surroundings, Tasks, admin,
+    http::{Lanes, Limits},
+};
+use tokio::{runtime::Handle, task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracking::Clock;
 
@@ -88,14 +90,18 @@ pub async fn run_on(
         most_facts: MAX_BATCH_FACTS,
         delivered: Delivered::default(),
     };
-    let app = Arc::new(App {
+    let app = http::Shared(Arc::new(App {
         spool: spool.clone(),
         clock,
         counts: Arc::clone(&counts),
         trusted_proxies: settings.trusted_proxies,
         gif: GifResponse::new(),
-    });
-    let router = Router::new().fallback(move |request: Request| Arc::clone(&app).answer(request));
+        background: Handle::current(),
+    }));
+    let limits = Limits {
+        lanes: Lanes::OnePerProcessor,
+        ..Limits::default()
+    };
 
     // The end runs from the front to the back: no more requests, then no more appends, then no more to forward.
     let requests_done = CancellationToken::new();
@@ -109,10 +115,7 @@ pub async fn run_on(
         let (stop, requests_done) = (stop.clone(), requests_done.clone());
         async move {
             let _done = requests_done.drop_guard();
-            sockets
-                .public
-                .serve(router, Limits::default(), grace / 2, stop)
-                .await
+            sockets.public.serve(app, limits, grace / 2, stop).await
         }
     });
     tasks.spawn(

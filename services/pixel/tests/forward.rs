@@ -446,7 +446,7 @@ async fn batches_keep_to_the_bounds_of_the_interface() {
             user_agent: None,
             referer_host: None,
         });
-        let bytes = prost::Message::encode_to_vec(&v1::Fact::from(&fact));
+        let bytes = prost::Message::encode_to_vec(&v1::Fact::from(fact));
         let spool = spool.spool.clone();
         appends.push(tokio::spawn(async move { spool.append(bytes).await }));
     }
@@ -463,7 +463,7 @@ async fn batches_keep_to_the_bounds_of_the_interface() {
     let seen = peer.seen();
     assert!(seen.len() < 10, "{} batches", seen.len());
     for batch in seen {
-        let facts = batch.facts.iter().map(v1::Fact::from).collect();
+        let facts = batch.facts.iter().cloned().map(v1::Fact::from).collect();
         let bytes = prost::Message::encoded_len(&v1::RecordRequest { facts });
         assert!(
             batch.facts.len() <= recorder_api::MAX_BATCH_FACTS && bytes <= recorder_api::MAX_BATCH_BYTES,

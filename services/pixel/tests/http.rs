@@ -399,7 +399,7 @@ async fn strange_headers_are_kept_within_bounds() {
     )
     .await;
     let thousand = vec!["10.0.0.1"; 1_000].join(", ");
-    let repeated = "X-Forwarded-For: 10.0.0.1\r\n".repeat(1_000);
+    let repeated = "X-Forwarded-For: 10.0.0.1\r\n".repeat(90);
     let cases: [(String, &str, Option<String>); 9] = [
         (
             format!("User-Agent: {}\r\n", "x".repeat(64 << 10)),

@@ -147,7 +147,7 @@ fn now() -> Timestamp {
 }
 
 fn one(email_id: &str) -> Vec<v1::Fact> {
-    vec![v1::Fact::from(&Fact::Hit(hit(email_id, now(), 1)))]
+    vec![v1::Fact::from(Fact::Hit(hit(email_id, now(), 1)))]
 }
 
 #[tokio::test]
@@ -183,7 +183,7 @@ async fn bad_facts_are_refused_one_by_one_and_good_ones_recorded() {
     let database = fresh_database().await;
     let service = Service::start(&database.url_of(RECORDER_ROLE), &[("RETENTION_DAYS", "30")]).await;
     let good = |tie| Fact::Hit(hit("a", now(), tie));
-    let sent = |fact: Fact| v1::Fact::from(&fact);
+    let sent = |fact: Fact| v1::Fact::from(fact);
     let bad_id = v1::Fact {
         fact: Some(v1::fact::Fact::Mark(v1::Mark {
             mark_id: vec![1, 2, 3],
@@ -262,7 +262,7 @@ async fn a_batch_sent_again_is_already_known() {
     let database = fresh_database().await;
     let service = Service::start(&database.url_of(RECORDER_ROLE), &[]).await;
     let batch: Vec<v1::Fact> = (0..200)
-        .map(|number| v1::Fact::from(&Fact::Hit(hit(&format!("email{number}"), now(), 1))))
+        .map(|number| v1::Fact::from(Fact::Hit(hit(&format!("email{number}"), now(), 1))))
         .collect();
     assert_eq!(service.record(batch.clone()).await.unwrap(), vec![Recorded; 200]);
     assert_eq!(service.record(batch).await.unwrap(), vec![AlreadyKnown; 200]);
@@ -278,7 +278,7 @@ async fn a_batch_beyond_the_limits_is_to_be_halved() {
     let facts = |count: usize, recipient: usize| -> Vec<v1::Fact> {
         let mut hit = hit("a", now(), 1);
         hit.token.recipient = "x".repeat(recipient);
-        vec![v1::Fact::from(&Fact::Hit(hit)); count]
+        vec![v1::Fact::from(Fact::Hit(hit)); count]
     };
     let too_many = service.record(facts(MAX_BATCH_FACTS + 1, 10)).await.unwrap_err();
     assert_eq!(too_many.code(), Code::InvalidArgument, "{too_many}");
@@ -514,7 +514,7 @@ async fn a_data_error_asks_for_halves_and_says_nothing_personal() {
         .await
         .unwrap();
     let service = Service::start(&database.url_of(RECORDER_ROLE), &[("RECORDER_WORKERS", "1")]).await;
-    let fact = |email_id: &str, tie| v1::Fact::from(&Fact::Hit(hit(email_id, now(), tie)));
+    let fact = |email_id: &str, tie| v1::Fact::from(Fact::Hit(hit(email_id, now(), tie)));
     let refused = service
         .record(vec![fact("good", 1), fact("bad", 7)])
         .await
@@ -602,7 +602,7 @@ async fn a_stop_answers_what_is_under_way() {
         .unwrap();
     let mut client = RecorderClient::new(service.channel.clone());
     let mut request = Request::new(v1::RecordRequest {
-        facts: vec![v1::Fact::from(&Fact::Hit(hit("a", now(), 2)))],
+        facts: vec![v1::Fact::from(Fact::Hit(hit("a", now(), 2)))],
     });
     request
         .metadata_mut()
@@ -632,7 +632,7 @@ async fn it_ends_although_its_database_does_not_answer() {
     service.becomes_ready().await;
     proxy.stall(Direction::ToClient);
     let mut client = RecorderClient::new(service.channel.clone());
-    let fact = v1::Fact::from(&Fact::Hit(hit("never answered", now(), 1)));
+    let fact = v1::Fact::from(Fact::Hit(hit("never answered", now(), 1)));
     let mut request = Request::new(v1::RecordRequest { facts: vec![fact] });
     let authorization = format!("Bearer {TOKEN}").parse().unwrap();
     request.metadata_mut().insert("authorization", authorization);

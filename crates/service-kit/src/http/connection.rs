@@ -14,11 +14,14 @@ use std::{
 };
 
 use axum::{
-    Router,
-    extract::ConnectInfo,
+    body::Body,
     http::{HeaderValue, header::CONNECTION},
 };
-use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    body::{Body as _, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -27,9 +30,8 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::{CancellationToken, PollSemaphore};
-use tower::ServiceExt;
 
-use super::{CONNECTIONS, Limits, door::Accepted};
+use super::{Answer, CONNECTIONS, Limits, door::Accepted};
 
 /// A head up to this many bytes fits into the buffer that hyper begins with.
 const SMALL_HEAD: usize = 8 << 10;
@@ -41,8 +43,8 @@ const LARGE_HEADS: usize = 64;
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What all connections of a listener share.
-pub(super) struct Server {
-    router: Router,
+pub(super) struct Server<A> {
+    answers: A,
     limits: Limits,
     /// From here on each answer is the last one of its connection.
     stop: CancellationToken,
@@ -51,15 +53,15 @@ pub(super) struct Server {
     large_heads: Arc<Semaphore>,
 }
 
-impl Server {
+impl<A: Answer> Server<A> {
     pub(super) fn new(
-        router: Router,
+        answers: A,
         limits: Limits,
         stop: CancellationToken,
         hang_up: CancellationToken,
     ) -> Self {
         Self {
-            router,
+            answers,
             limits,
             stop,
             hang_up,
@@ -70,6 +72,14 @@ impl Server {
     pub(super) async fn serve(self: Arc<Self>, accepted: Accepted) {
         let Accepted { stream, peer, permit } = accepted;
         let _open = OpenConnection::count(permit);
+        let stream = match TcpStream::from_std(stream) {
+            Ok(stream) => stream,
+            Err(error) => {
+                CONNECTIONS.not_accepted();
+                tracing::warn!(%error, "a connection could not be served");
+                return;
+            }
+        };
         // Until a connection says something, it costs a small fraction of what hyper takes.
         let mut first = [0];
         let said = if self.stop.is_cancelled() {
@@ -97,12 +107,12 @@ impl Server {
             large_heads: PollSemaphore::new(Arc::clone(&self.large_heads)),
             permit: None,
         };
-        let service = service_fn(|request| {
+        let service = service_fn(|request: hyper::Request<Incoming>| {
             head.ends();
-            let answer = self.router.clone().oneshot(with_peer(request, peer));
+            let answer = self.answers.clone().answer(peer, request.map(body));
             let head = Arc::clone(&head);
             async move {
-                let mut response = answer.await.unwrap_or_else(|never| match never {});
+                let mut response = answer.await;
                 head.ends();
                 if head.was_large() || self.stop.is_cancelled() {
                     let close = HeaderValue::from_static("close");
@@ -111,11 +121,12 @@ impl Server {
                 Ok::<_, Infallible>(response)
             }
         });
+        // For up to 100 header lines, of which hyper's own bound is made, it keeps them on the stack. A bound that is set, even
+        // to that number, costs two allocations of that size, and their filling, for each request.
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.head_time)
-            .max_headers(self.limits.header_lines)
             .max_buf_size(self.limits.head_bytes)
             .max_header_size(self.limits.head_bytes)
             // A client that has said all it has to say still gets its answer.
@@ -138,9 +149,13 @@ impl Server {
     }
 }
 
-fn with_peer(mut request: Request<Incoming>, peer: SocketAddr) -> Request<axum::body::Body> {
-    request.extensions_mut().insert(ConnectInfo(peer));
-    request.map(axum::body::Body::new)
+/// Most requests have none, and an empty one is not allocated.
+fn body(incoming: Incoming) -> Body {
+    if incoming.is_end_stream() {
+        Body::empty()
+    } else {
+        Body::new(incoming)
+    }
 }
 
 /// The head that is being read.

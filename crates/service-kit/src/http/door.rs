@@ -1,11 +1,16 @@
 //! The listening socket: who comes in, and how it is closed with nobody left standing in it.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, TcpStream},
+    sync::Arc,
+    time::Duration,
+};
 
 use rustix::process::{Resource, getrlimit};
 use socket2::{SockFilter, SockRef};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
@@ -26,6 +31,7 @@ pub(super) struct Door {
 
 /// A connection that was let in; the permit is its place.
 pub(super) struct Accepted {
+    /// Of no runtime yet; it does not block.
     pub(super) stream: TcpStream,
     pub(super) peer: SocketAddr,
     pub(super) permit: OwnedSemaphorePermit,
@@ -45,7 +51,8 @@ impl Door {
             let Ok(permit) = Arc::clone(&self.room).acquire_owned().await else {
                 return std::future::pending().await; // Nobody closes the semaphore.
             };
-            match self.listener.accept().await {
+            let accepted = self.listener.accept().await;
+            match accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
                 Ok((stream, peer)) => return Accepted { stream, peer, permit },
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
@@ -71,7 +78,7 @@ impl Door {
         while let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
             match listener.accept().and_then(|(stream, peer)| {
                 stream.set_nonblocking(true)?;
-                Ok((TcpStream::from_std(stream)?, peer))
+                Ok((stream, peer))
             }) {
                 Ok((stream, peer)) => waiting.push(Accepted { stream, peer, permit }),
                 Err(error) if is_of_one_connection(&error) => {}

@@ -10,14 +10,16 @@
 //! | 400 | a header line without a colon, with a character in its name that no header has, or a control character in its value |
 //! | 400 | a `Content-Length` that is no number, or two that differ |
 //! | 414 | a request target of more than 65,534 bytes, which is as much as `http::Uri` can hold |
-//! | 431 | more header lines or bytes than [`Limits`] allow, or a header name of more than 65,535 bytes |
+//! | 431 | more than 100 header lines, more bytes of them than [`Limits`] allow, or a header name of more than 65,535 bytes |
 //! | none | HTTP/2's preface: the connection is closed |
 //!
 //! Malformed percent-escapes, UTF-8 beyond ASCII in a path, and any bytes from 0x80 on in a header's value do reach the
 //! service. The reverse proxy in front speaks HTTP/2 and 3 to the world and HTTP/1 to us.
 
+mod answer;
 mod connection;
 mod door;
+mod lanes;
 mod public;
 
 use std::{
@@ -28,17 +30,23 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use anyhow::Context;
 use tokio::{
     net::TcpListener,
+    task::JoinSet,
     time::{Instant, timeout, timeout_at},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
-pub use self::public::{Mount, Public, SharedSocket, shared_socket};
+pub use self::{
+    answer::Answer,
+    lanes::Lanes,
+    public::{Mount, Public, SharedSocket, shared_socket},
+};
 use self::{
     connection::Server,
     door::{Accepted, Door},
+    lanes::Where,
 };
 
 /// What one listener may use.
@@ -48,12 +56,12 @@ pub struct Limits {
     pub connections: usize,
     /// Bytes of request line and headers.
     pub head_bytes: usize,
-    /// Header lines.
-    pub header_lines: usize,
     /// From the end of an answer, or the start of a connection, to the end of the next request's headers. So it bounds slow
     /// senders and is how long an idle connection is kept: longer than the proxy in front keeps it, or a request could meet
     /// a connection that is just closing.
     pub head_time: Duration,
+    /// Where connections are answered.
+    pub lanes: Lanes,
 }
 
 impl Default for Limits {
@@ -62,11 +70,10 @@ impl Default for Limits {
         Self {
             // Measured: 4 KiB for one that has said nothing yet, 23 KiB once it was answered; so these are 270 MiB at worst.
             connections: 12_000,
-            // A request target of 64 KiB, a user agent of 64 KiB and a thousand lines of X-Forwarded-For at once.
+            // A request target of 64 KiB, a user agent of 64 KiB and headers of as much again, several times over.
             head_bytes: 512 << 10,
-            // A thousand of X-Forwarded-For, and as many others.
-            header_lines: 2_048,
             head_time: Duration::from_secs(75),
+            lanes: Lanes::None,
         }
     }
 }
@@ -92,7 +99,7 @@ impl Connections {
     }
 }
 
-/// Serves `router` on `listener` until `stop`, and then for as long as the end takes, which is at most `grace`. Dropping the
+/// Serves requests on `listener` until `stop`, and then for as long as the end takes, which is at most `grace`. Dropping the
 /// future cuts everything off.
 ///
 /// The end, so that no request meets a closed door:
@@ -103,45 +110,49 @@ impl Connections {
 /// 2. The socket is closed.
 /// 3. Connections that were not used meanwhile are closed, and what is under way is answered. Those who came after `stop`
 ///    have two seconds to say something. What takes longer than `grace` is cut off.
-///
-/// Handlers find the peer's address as axum's `ConnectInfo<SocketAddr>`.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    answers: impl Answer,
     limits: Limits,
     grace: Duration,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let connections = TaskTracker::new();
     let hang_up = CancellationToken::new();
-    let cut = CancellationToken::new();
-    let _cut_at_the_end = cut.clone().drop_guard();
-    let server = Arc::new(Server::new(router, limits, stop.clone(), hang_up.clone()));
-    let answer = |accepted: Accepted| {
-        let connection = Arc::clone(&server).serve(accepted);
-        connections.spawn(cut.clone().run_until_cancelled_owned(connection));
+    let server = Arc::new(Server::new(answers, limits, stop.clone(), hang_up.clone()));
+    let lanes = Where::new(limits.lanes).context("cannot start the threads that answer connections")?;
+    // Those in it are cut off when it is dropped.
+    let mut connections = JoinSet::new();
+    let answer = |connections: &mut JoinSet<()>, accepted: Accepted| {
+        lanes.spawn(connections, Arc::clone(&server).serve(accepted));
     };
 
     let door = Door::new(listener, limits.connections);
-    while let Some(accepted) = stop.run_until_cancelled(door.next()).await {
-        answer(accepted);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            Some(_ended) = connections.join_next() => {}
+            accepted = door.next() => answer(&mut connections, accepted),
+        }
     }
 
     let end = Instant::now() + grace;
-    connections.close(); // To be waited for; more may still come.
     let all_gone = async {
         loop {
             tokio::select! {
                 biased;
-                accepted = door.next() => answer(accepted),
-                () = connections.wait() => break,
+                accepted = door.next() => answer(&mut connections, accepted),
+                ended = connections.join_next() => if ended.is_none() { break },
             }
         }
     };
     let _gone_or_not = timeout(LINGER.min(grace / 4), all_gone).await;
-    door.close().into_iter().for_each(answer);
+    for accepted in door.close() {
+        answer(&mut connections, accepted);
+    }
     hang_up.cancel();
-    if timeout_at(end, connections.wait()).await.is_err() && !grace.is_zero() {
+    let all_gone = async { while connections.join_next().await.is_some() {} };
+    if timeout_at(end, all_gone).await.is_err() && !grace.is_zero() {
         tracing::warn!(
             connections = connections.len(),
             ?grace,

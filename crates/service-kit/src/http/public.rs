@@ -6,7 +6,7 @@ use axum::Router;
 use tokio::{net::TcpListener, sync::oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{Limits, serve};
+use super::{Answer, Limits, serve};
 
 /// Where a service's router is served.
 pub enum Public {
@@ -49,18 +49,18 @@ impl Mount {
 }
 
 impl Public {
-    /// Serves `router` until `stop`, and until what is under way has been answered or `grace` is over.
+    /// Serves requests until `stop`, and until what is under way has been answered or `grace` is over.
     pub async fn serve(
         self,
-        router: Router,
+        answers: impl Answer,
         limits: Limits,
         grace: Duration,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         match self {
-            Self::Socket(listener) => serve(listener, router, limits, grace, stop).await,
+            Self::Socket(listener) => serve(listener, answers, limits, grace, stop).await,
             Self::Shared(shared) => {
-                if shared.router.send(router).is_err() {
+                if shared.router.send(answers.into_router()).is_err() {
                     anyhow::bail!("nobody serves the shared socket any more");
                 }
                 shared.drained.cancelled().await;

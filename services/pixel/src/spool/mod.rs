@@ -13,6 +13,7 @@ pub mod files;
 mod cursor;
 mod folder;
 mod reader;
+mod reply;
 mod segment;
 mod set_aside;
 mod writer;
@@ -28,10 +29,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, TryAcquireError, oneshot};
 
 use self::{
     folder::Shared,
+    reply::Reply,
     writer::{Append, Request, Writer, WriterState},
 };
 pub use self::{
@@ -159,16 +161,12 @@ pub enum AppendError {
 
 /// A fact that the disk has not answered for yet.
 #[derive(Debug)]
-pub struct Overdue(oneshot::Receiver<Result<(), AppendError>>);
+pub struct Overdue(oneshot::Receiver<reply::Outcome>);
 
 impl Overdue {
     /// Waits for what becomes of it.
     pub async fn outcome(self) -> Result<(), Failure> {
-        match self.0.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(AppendError::Failed(failure))) => Err(failure),
-            Ok(Err(AppendError::Overdue(_))) | Err(_) => Err(Failure::Closed),
-        }
+        self.0.await.unwrap_or(Err(Failure::Closed))
     }
 }
 
@@ -231,24 +229,27 @@ impl Spool {
                 self.0.patience
             };
         let memory_wanted = u32::try_from(fact.len() + WAITING_OVERHEAD_BYTES).unwrap_or(u32::MAX);
-        let memory = Arc::clone(&self.0.memory).acquire_many_owned(memory_wanted);
-        let memory = match tokio::time::timeout_at(deadline, memory).await {
-            Ok(Ok(memory)) => memory,
-            Ok(Err(_)) => return Err(AppendError::Failed(Failure::Closed)),
-            Err(_) => return Err(AppendError::Failed(Failure::Busy)),
+        let memory = match Arc::clone(&self.0.memory).try_acquire_many_owned(memory_wanted) {
+            Ok(memory) => memory,
+            Err(TryAcquireError::Closed) => return Err(AppendError::Failed(Failure::Closed)),
+            Err(TryAcquireError::NoPermits) => {
+                let memory = Arc::clone(&self.0.memory).acquire_many_owned(memory_wanted);
+                match tokio::time::timeout_at(deadline, memory).await {
+                    Ok(Ok(memory)) => memory,
+                    Ok(Err(_)) => return Err(AppendError::Failed(Failure::Closed)),
+                    Err(_) => return Err(AppendError::Failed(Failure::Busy)),
+                }
+            }
         };
-        let (reply, mut answer) = oneshot::channel();
-        let append = Append {
-            fact,
-            reply,
-            _memory: memory,
-        };
+        let (reply, mut answer) = Reply::channel();
+        let append = Append { fact, reply, memory };
         if self.0.requests.send(Request::Append(append)).is_err() {
             return Err(AppendError::Failed(Failure::Closed));
         }
         match tokio::time::timeout_at(deadline, &mut answer).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(AppendError::Failed(Failure::Closed)),
+            Ok(answer) => answer
+                .unwrap_or(Err(Failure::Closed))
+                .map_err(AppendError::Failed),
             Err(_) => Err(AppendError::Overdue(Overdue(answer))),
         }
     }

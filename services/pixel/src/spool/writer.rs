@@ -11,12 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    AppendError, Failure, Options, SyncPolicy,
+    Failure, Options, SyncPolicy,
     files::SpoolFile,
     folder::{Segment, Shared},
+    reply::{Outcome, Replies, Reply},
     segment::{HEADER_END, Header, encode_record, record_bytes, to_u64},
 };
 
@@ -41,9 +42,9 @@ pub(super) enum Request {
 /// A fact on its way to the disk.
 pub(super) struct Append {
     pub(super) fact: Vec<u8>,
-    pub(super) reply: oneshot::Sender<Result<(), AppendError>>,
+    pub(super) reply: Reply,
     /// The fact's share of the memory that waiting facts may take.
-    pub(super) _memory: OwnedSemaphorePermit,
+    pub(super) memory: OwnedSemaphorePermit,
 }
 
 /// What the writer shows of itself.
@@ -233,13 +234,11 @@ impl Writer {
             (Ok(()), None) if !taken.is_empty() => self.state.set_failing(None),
             (Ok(()), None) => {}
         }
-        for append in taken {
-            // Nobody listening means that the client is gone; the fact is in the spool all the same.
-            let _ = append.reply.send(outcome.map_err(AppendError::Failed));
-        }
-        for (append, failure) in refused {
-            let _ = append.reply.send(Err(AppendError::Failed(failure)));
-        }
+        let taken = taken.into_iter().map(|append| (append, outcome));
+        let refused = refused
+            .into_iter()
+            .map(|(append, failure)| (append, Err(failure)));
+        answer(taken.chain(refused));
     }
 
     /// Writes what fits into the spool's bound.
@@ -502,6 +501,24 @@ impl Writer {
         );
         self.next_pause = (self.next_pause * 2).min(PAUSES.1);
         failure
+    }
+}
+
+/// Answers each of a group, and gives back the memory that it took in one piece.
+fn answer(group: impl Iterator<Item = (Append, Outcome)>) {
+    let mut replies = Replies::default();
+    let mut memory: Option<OwnedSemaphorePermit> = None;
+    for (append, outcome) in group {
+        let Append {
+            fact,
+            reply,
+            memory: share,
+        } = append;
+        replies.add(reply, outcome, fact);
+        match &mut memory {
+            Some(memory) => memory.merge(share),
+            None => memory = Some(share),
+        }
     }
 }
 
