@@ -70,13 +70,13 @@ async fn large_heads_reach_the_service() {
     let (address, _served) = start(count, &stop).await;
     let token = "A".repeat(16_384);
     let agent = "a".repeat(64 << 10);
-    let forwarded = "X-Forwarded-For: 203.0.113.7\r\n".repeat(1_000);
+    let forwarded = "X-Forwarded-For: 203.0.113.7\r\n".repeat(90);
     let head = format!(
         "GET /t/{token}.gif HTTP/1.1\r\nHost: x\r\nUser-Agent: {agent}\r\n{forwarded}Connection: close\r\n\r\n"
     );
     let answer = exchange(address, &head).await;
     assert!(
-        answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("1000"),
+        answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("90"),
         "{answer}"
     );
 }
