@@ -179,6 +179,30 @@ async fn only_the_shared_secret_lets_in() {
 }
 
 #[tokio::test]
+async fn the_secret_of_before_lets_in_while_it_is_named() {
+    let database = fresh_database().await;
+    let service = Service::start(
+        &database.url_of(RECORDER_ROLE),
+        &[("RECORDER_TOKEN_PREVIOUS", "the old one")],
+    )
+    .await;
+    for (given, email) in [("Bearer the old one", "a"), (&format!("Bearer {TOKEN}"), "b")] {
+        let recorded = service.record_as(Some(given), one(email)).await;
+        assert_eq!(recorded.unwrap(), [Recorded], "{given}");
+    }
+    for wrong in ["Bearer", "Bearer ", "Bearer the old one!", "Bearer the older one"] {
+        let refused = service.record_as(Some(wrong), one("c")).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated, "{wrong:?}");
+    }
+    service.end().await;
+
+    let service = Service::start(&database.url_of(RECORDER_ROLE), &[]).await;
+    let refused = service.record_as(Some("Bearer the old one"), one("c")).await;
+    assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
+    service.end().await;
+}
+
+#[tokio::test]
 async fn bad_facts_are_refused_one_by_one_and_good_ones_recorded() {
     let database = fresh_database().await;
     let service = Service::start(&database.url_of(RECORDER_ROLE), &[("RETENTION_DAYS", "30")]).await;
