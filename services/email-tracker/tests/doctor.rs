@@ -10,6 +10,7 @@
 )]
 
 mod documented;
+mod services;
 mod stack;
 
 use std::{

@@ -523,6 +523,10 @@ async fn a_read_only_database_is_unavailable_and_not_a_data_error() {
         .await
         .unwrap();
     admin.batch_execute(&read_only("off")).await.unwrap();
+    // A session keeps what it began with, and a pooler keeps sessions.
+    let end = "select pg_terminate_backend(pid, 10000) from pg_stat_activity
+               where datname = current_database() and usename = $1";
+    admin.execute(end, &[&RECORDER_ROLE]).await.unwrap();
     let service = Service::start(&database.url_of(RECORDER_ROLE), &[]).await;
     assert_eq!(service.record(one("a")).await.unwrap(), [Recorded]);
     service.end().await;

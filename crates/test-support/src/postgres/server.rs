@@ -296,6 +296,8 @@ impl Server {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
                 runtime.expect("a small runtime").block_on(async {
                     if let Ok(client) = self.connect(SUPERUSER, "postgres").await {
+                        // Its standby may be gone.
+                        let _ = client.batch_execute("set synchronous_commit = local").await;
                         let _ = client.batch_execute(&statement).await;
                     } // else the server was ended by its test
                 });

@@ -2,17 +2,16 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr, TcpListener as BlockingListener},
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     process::Output,
     sync::Arc,
 };
 
-use database::{Config, DASHBOARD_ROLE, RECORDER_ROLE, RolePasswords};
+use database::{DASHBOARD_ROLE, RECORDER_ROLE};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
 use rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
 use serde_json::Value;
-use service_kit::{Metrics, Public, Reader, Sockets, Surroundings, SystemClock};
 use tempfile::TempDir;
 use test_support::{PrivatePostgres, TestDatabase};
 use tokio::{
@@ -23,8 +22,9 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::services::{TOKEN, is_ready, migrate, settings, socket, surroundings};
+
 pub(crate) const NAME: &str = "track.test";
-pub(crate) const TOKEN: &str = "the-dashboard-token";
 /// Another address than the one of the admin ports; on Linux all of 127/8 is there.
 const PUBLIC: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
@@ -69,50 +69,6 @@ pub(crate) struct Stack {
     front: CancellationToken,
     folder: TempDir,
     tasks: JoinSet<()>,
-}
-
-async fn migrate(url: String) {
-    let config = Config::new("DATABASE_URL", &url).unwrap();
-    let passwords = RolePasswords {
-        recorder: Some("recorder".into()),
-        dashboard: Some("dashboard".into()),
-    };
-    database::migrate(&config, &passwords).await.unwrap();
-}
-
-async fn socket(address: Ipv4Addr) -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind((address, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    (listener, address)
-}
-
-/// A service's surroundings, with where it will be and where its admin port is.
-async fn surroundings(
-    name: &'static str,
-    admin: Ipv4Addr,
-    stop: &CancellationToken,
-) -> (Surroundings, SocketAddr, SocketAddr) {
-    let (public, address) = socket(Ipv4Addr::LOCALHOST).await;
-    let admin = BlockingListener::bind((admin, 0)).unwrap();
-    let admin_address = admin.local_addr().unwrap();
-    let surroundings = Surroundings {
-        sockets: Sockets {
-            public: Public::Socket(public),
-            admin,
-            log_level: None,
-        },
-        clock: Arc::new(SystemClock),
-        metrics: Metrics::new(name).unwrap(),
-        stop: stop.clone(),
-    };
-    (surroundings, address, admin_address)
-}
-
-fn settings<T>(variables: &[(&str, &str)], read: fn(&mut Reader) -> T) -> T {
-    let mut reader = Reader::from_variables(variables.iter().copied());
-    reader.set("SHUTDOWN_GRACE_SECONDS", "1");
-    let settings = read(&mut reader);
-    reader.finish(settings).unwrap()
 }
 
 impl Stack {
@@ -244,14 +200,6 @@ impl Stack {
         assert_eq!(output.status.code(), Some(code), "{output:?}");
         json
     }
-}
-
-async fn is_ready(admin: SocketAddr) {
-    test_support::eventually("a service is ready", async || {
-        let answer = test_support::http::get(admin, "/ready").await;
-        (answer.status == 200).then_some(())
-    })
-    .await;
 }
 
 async fn is_closed(address: SocketAddr) {
