@@ -7,11 +7,12 @@ use std::{
     sync::Arc,
 };
 
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use database::{Config, RolePasswords};
 use serde_json::Value;
 use service_kit::{Metrics, Public, Reader, Sockets, Surroundings, SystemClock};
 use test_support::{
-    eventually,
+    eventually, free_port,
     http::{Request, get},
 };
 use tokio::{net::TcpListener, task::JoinSet};
@@ -76,6 +77,15 @@ pub(crate) async fn is_ready(admin: SocketAddr) {
 /// Pixel, recorder and dashboard of one Email Tracker; they end with this value.
 pub(crate) struct Services {
     pub(crate) pixel: SocketAddr,
+    /// Always the same, for the pixel.
+    recorder: SocketAddr,
+    behind: Behind,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+/// Those who need the database.
+struct Behind {
     recorder_admin: SocketAddr,
     dashboard: SocketAddr,
     dashboard_admin: SocketAddr,
@@ -83,21 +93,12 @@ pub(crate) struct Services {
     tasks: JoinSet<()>,
 }
 
-impl Services {
-    /// With the recorder at the one URL and the dashboard at the other, once all are ready.
-    pub(crate) async fn between(recorder_url: &str, dashboard_url: &str, spool_dir: &Path) -> Self {
-        let services = Self::begun(recorder_url, dashboard_url, spool_dir).await;
-        for admin in [services.recorder_admin, services.dashboard_admin] {
-            is_ready(admin).await;
-        }
-        services
-    }
-
-    /// The same, once the pixel answers.
-    pub(crate) async fn begun(recorder_url: &str, dashboard_url: &str, spool_dir: &Path) -> Self {
+impl Behind {
+    async fn start(recorder_url: &str, dashboard_url: &str, recorder: SocketAddr) -> Self {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let (given, recorder, recorder_admin) = surroundings("recorder", Ipv4Addr::LOCALHOST, &stop).await;
+        let (mut given, _, recorder_admin) = surroundings("recorder", Ipv4Addr::LOCALHOST, &stop).await;
+        given.sockets.public = Public::Socket(TcpListener::bind(recorder).await.unwrap());
         let told = settings(&[("DATABASE_URL", recorder_url)], recorder::Settings::read);
         tasks.spawn(async move { recorder::run(told, given).await.unwrap() });
 
@@ -107,7 +108,36 @@ impl Services {
             dashboard::Settings::read,
         );
         tasks.spawn(async move { dashboard::run(told, given).await.unwrap() });
+        Self {
+            recorder_admin,
+            dashboard,
+            dashboard_admin,
+            stop,
+            tasks,
+        }
+    }
 
+    async fn are_ready(&self) {
+        for admin in [self.recorder_admin, self.dashboard_admin] {
+            is_ready(admin).await;
+        }
+    }
+}
+
+impl Services {
+    /// With the recorder at the one URL and the dashboard at the other, once all are ready.
+    pub(crate) async fn between(recorder_url: &str, dashboard_url: &str, spool_dir: &Path) -> Self {
+        let services = Self::begun(recorder_url, dashboard_url, spool_dir).await;
+        services.behind.are_ready().await;
+        services
+    }
+
+    /// The same, once the pixel answers.
+    pub(crate) async fn begun(recorder_url: &str, dashboard_url: &str, spool_dir: &Path) -> Self {
+        let recorder = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let behind = Behind::start(recorder_url, dashboard_url, recorder).await;
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
         let (given, pixel, pixel_admin) = surroundings("pixel", Ipv4Addr::LOCALHOST, &stop).await;
         let url = format!("http://{recorder}");
         let told = settings(
@@ -122,12 +152,25 @@ impl Services {
         is_ready(pixel_admin).await;
         Self {
             pixel,
-            recorder_admin,
-            dashboard_admin,
-            dashboard,
+            recorder,
+            behind,
             stop,
             tasks,
         }
+    }
+
+    /// Stops the recorder and the dashboard, and waits for their end.
+    pub(crate) async fn stop_behind(&mut self) {
+        self.behind.stop.cancel();
+        while let Some(ended) = self.behind.tasks.join_next().await {
+            ended.unwrap();
+        }
+    }
+
+    /// Starts them again, at these URLs, and waits until they are ready.
+    pub(crate) async fn start_behind(&mut self, recorder_url: &str, dashboard_url: &str) {
+        self.behind = Behind::start(recorder_url, dashboard_url, self.recorder).await;
+        self.behind.are_ready().await;
     }
 
     /// A hit of the email by the reader with this number, answered by the GIF.
@@ -145,7 +188,7 @@ impl Services {
     pub(crate) async fn items(&self, target: &str) -> Vec<Value> {
         assert!(!self.tasks.is_empty());
         let request = Request::get(target).header("x-tracker-token", TOKEN);
-        let answer = request.send(self.dashboard).await;
+        let answer = request.send(self.behind.dashboard).await;
         if answer.status == 503 {
             return Vec::new();
         }
@@ -170,15 +213,22 @@ impl Services {
 
     /// How often the recorder has answered batches with `code`.
     pub(crate) async fn batches(&self, code: &str) -> u64 {
-        let metrics = get(self.recorder_admin, "/metrics").await;
+        let metrics = get(self.behind.recorder_admin, "/metrics").await;
         let start = format!("email_tracker_recorder_batches_total{{code=\"{code}\"}} ");
         let found = metrics.text().lines().find_map(|line| line.strip_prefix(&start));
         found.map_or(0, |number| number.parse().unwrap())
     }
 }
 
+/// What the extension puts into a pixel's address.
+pub(crate) fn token(email_id: &str) -> String {
+    let json = format!(r#"["user","{email_id}","someone@example.com","2026-01-01T00:00:00Z"]"#);
+    BASE64_URL_SAFE_NO_PAD.encode(json)
+}
+
 impl Drop for Services {
     fn drop(&mut self) {
         self.stop.cancel();
+        self.behind.stop.cancel();
     }
 }
