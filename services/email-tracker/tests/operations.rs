@@ -134,6 +134,37 @@ async fn a_database_moves_to_another_server_and_no_hit_is_lost() {
     assert!(Path::new(folder).exists());
 }
 
+/// With a standby that commits wait for, and the recorder told of both servers.
+#[tokio::test]
+async fn a_standby_takes_over_and_no_hit_is_lost() {
+    let primary = PrivatePostgres::start().await;
+    primary.migrate_template(migrate).await;
+    let standby = primary.standby().await;
+    let database = primary.database().await;
+    let spool = tempfile::tempdir().unwrap();
+    // The password is the one that `migrate` gave.
+    let recorder = format!(
+        "postgres://{RECORDER_ROLE}:recorder@{},{}/{}?target_session_attrs=read-write",
+        primary.tcp_address(),
+        standby.tcp_address(),
+        database.name()
+    );
+    let dashboard = standby.url_of(DASHBOARD_ROLE, database.name());
+    let services = Services::between(&recorder, &dashboard, spool.path()).await;
+    for reader in 0..20 {
+        services.hit(&token("one"), reader).await;
+    }
+    primary.kill().await;
+    for reader in 20..40 {
+        services.hit(&token("one"), reader).await;
+    }
+    standby.promote().await;
+    for reader in 40..60 {
+        services.hit(&token("one"), reader).await;
+    }
+    services.shows(60, 60).await;
+}
+
 /// What a pooler must not stand in between of says so, and changes nothing.
 #[tokio::test]
 async fn commands_that_need_a_session_refuse_a_pooler() {

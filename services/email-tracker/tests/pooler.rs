@@ -192,6 +192,14 @@ mod through_pgbouncer {
             }
         }
         services.shows(60, 60).await;
+        // As when the database moves behind it.
+        console.batch_execute("pause").await.unwrap();
+        for reader in 60..80 {
+            services.hit(&token("one"), reader).await;
+        }
+        console.batch_execute("reload").await.unwrap();
+        console.batch_execute("resume").await.unwrap();
+        services.shows(80, 80).await;
         assert_eq!(services.batches("unavailable").await, 0);
     }
 

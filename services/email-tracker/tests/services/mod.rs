@@ -67,8 +67,8 @@ pub(crate) fn settings<T>(variables: &[(&str, &str)], read: fn(&mut Reader) -> T
 
 /// Waits until the service with this admin port says so.
 pub(crate) async fn is_ready(admin: SocketAddr) {
-    test_support::eventually("a service is ready", async || {
-        let answer = test_support::http::get(admin, "/ready").await;
+    eventually("a service is ready", async || {
+        let answer = get(admin, "/ready").await;
         (answer.status == 200).then_some(())
     })
     .await;
