@@ -14,7 +14,7 @@ use std::{
     process::{Command, Output},
 };
 
-use database::{DASHBOARD_ROLE, RECORDER_ROLE};
+use database::{Config, DASHBOARD_ROLE, RECORDER_ROLE};
 use test_support::{OWNER, OWNER_PASSWORD, PrivatePostgres, TestDatabase, eventually, http::Request};
 
 use crate::services::{Services, migrate, token};
@@ -132,6 +132,35 @@ async fn a_database_moves_to_another_server_and_no_hit_is_lost() {
     services.hit(&token("one"), 40).await;
     services.shows(41, 41).await;
     assert!(Path::new(folder).exists());
+}
+
+/// Every statement that the page shows, by the database's owner, while hits are recorded.
+#[tokio::test]
+async fn the_pages_statements_disturb_nobody() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operations.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let statements: Vec<&str> = page
+        .split("```sql\n")
+        .skip(1)
+        .flat_map(|block| block.split("```").next().unwrap().lines())
+        .collect();
+    assert!(statements.len() >= 7, "{statements:?}");
+
+    let database = PrivatePostgres::shared(migrate).await.database().await;
+    let spool = tempfile::tempdir().unwrap();
+    let (recorder, dashboard) = urls(&database);
+    let services = Services::between(&recorder, &dashboard, spool.path()).await;
+    let owner = Config::new("DATABASE_URL", &database.url()).unwrap();
+    let owner = owner.connect().await.unwrap();
+    let month = "select add_hits_partition('2026-02-01T00:00Z')";
+    owner.batch_execute(month).await.unwrap();
+    for (reader, statement) in (0..).zip(&statements) {
+        services.hit(&token("one"), reader).await;
+        if let Err(error) = owner.batch_execute(statement).await {
+            panic!("{statement}: {error:?}");
+        }
+        services.shows(u64::from(reader) + 1, u64::from(reader) + 1).await;
+    }
 }
 
 /// With a standby that commits wait for, and the recorder told of both servers.
