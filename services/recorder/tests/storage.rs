@@ -4,6 +4,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
+    clippy::indexing_slicing,
     clippy::as_conversions,
     clippy::cast_precision_loss,
     reason = "a measurement"
@@ -84,11 +85,11 @@ fn batch(number: u64, dice: &mut Dice) -> (Vec<Hit>, Vec<tracking::Mark>) {
         let agent = usize::try_from((dice.roll() % 8).saturating_sub(4)).unwrap();
         let mut made = hit(&email_id(email), opened_at, 0);
         let mut random = [0; 10];
-        random.copy_from_slice(&dice.roll().to_be_bytes().repeat(2)[..10]);
+        random[..8].copy_from_slice(&dice.roll().to_be_bytes());
         made.event_id = new_id(opened_at, random).unwrap();
         made.token.user_id = email_id(email % 1_000);
         made.token.recipient = format!("recipient.number.{}@example.com", email % 50_000);
-        made.token.sent_at = "2026-03-02T00:00:00.000Z".to_owned();
+        "2026-03-02T00:00:00.000Z".clone_into(&mut made.token.sent_at);
         made.user_agent = AGENTS.get(agent).map(|agent| (*agent).to_owned());
         made.client_address = if agent == 0 {
             [66, 249, 84, u8::try_from(dice.roll() % 256).unwrap()].into()
@@ -163,7 +164,8 @@ async fn report(client: &Client, hits: u64, what: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement: HITS=3000000 cargo test -p recorder --test storage -- --ignored --nocapture"]
 async fn what_hits_cost() {
-    let hits: u64 = std::env::var("HITS").map_or(200_000, |hits| hits.parse().unwrap());
+    let asked = std::env::var_os("HITS").map(|hits| hits.into_string().unwrap());
+    let hits: u64 = asked.map_or(200_000, |hits| hits.parse().unwrap());
     let server = PrivatePostgres::start_with(&SETTINGS).await;
     server.migrate_template(migrate).await;
     let database: TestDatabase = server.database().await;

@@ -70,12 +70,12 @@ impl PgBouncer {
     /// Its files. The program is copied: it may lie where the account cannot go.
     fn write(&self, program: &Path, server: &Server, roles: &[&str], settings: &[&str]) {
         fs::copy(program, self.file("pgbouncer")).expect("copying pgbouncer");
-        let users: String = roles
+        let users: Vec<String> = roles
             .iter()
             .chain([&SUPERUSER])
-            .map(|role| format!("\"{role}\" \"\"\n"))
+            .map(|role| format!("\"{role}\" \"\""))
             .collect();
-        fs::write(self.file("users.txt"), users).expect("writing PgBouncer's users");
+        fs::write(self.file("users.txt"), users.join("\n")).expect("writing PgBouncer's users");
         let configuration = format!(
             "[databases]\n* = host={} port={}\n[pgbouncer]\nlisten_port = {}\nunix_socket_dir =\nauth_file = {}\n\
              admin_users = {SUPERUSER}\n{}\n{}\n",

@@ -21,7 +21,8 @@ impl Topology {
     /// As the environment asks for, around `server`, whose template is migrated already.
     pub(super) async fn of_environment(server: &PrivatePostgres) -> Self {
         let mut topology = Self::default();
-        let asked = std::env::var("TEST_TOPOLOGY").unwrap_or_default();
+        let asked = std::env::var_os("TEST_TOPOLOGY").unwrap_or_default();
+        let asked = asked.into_string().expect("TEST_TOPOLOGY is text");
         for part in asked.split(',') {
             match part {
                 "" | "direct" => {}
