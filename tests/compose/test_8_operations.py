@@ -1,5 +1,6 @@
 """What docs/operations.md tells an operator to type."""
 
+import json
 import re
 import unittest
 
@@ -47,3 +48,22 @@ class Operations(unittest.TestCase):
         stack.up(DASHBOARD_TOKEN="new", DASHBOARD_TOKEN_PREVIOUS=stack.token)
         for token in ["new", stack.token]:
             eventually(f"{token} is accepted", lambda token=token: stack.api("/dashboard/api/emails", token=token))
+
+    def test_a_new_recorder_token_without_a_refused_batch(self):
+        stack, old = self.stack, self.stack.settings["RECORDER_TOKEN"]
+        self.addCleanup(stack.up)
+        refused = 'email_tracker_recorder_batches_total{code="unauthenticated"} 0'
+        both = {"RECORDER_TOKEN": "new", "RECORDER_TOKEN_PREVIOUS": old}
+        for words, tokens in [(["recorder"], both), ([], both), ([], {"RECORDER_TOKEN": "new"})]:
+            stack.up(*words, **tokens)
+            self.open()
+            metrics = stack.in_caddy("wget", "-q", "-O", "-", "http://recorder:9090/metrics")
+            self.assertIn(refused, metrics.splitlines())
+
+    def test_the_doctor_looks_from_inside(self):
+        # By its name, localhost, a container reaches itself alone; what is behind the name it sees.
+        report = json.loads(self.stack.compose("run", "--rm", "doctor", "--json", check=False))
+        checks = {check["name"]: check for check in report["checks"]}
+        services = ["pixel-service", "recorder-service", "dashboard-service"]
+        for name in ["database", "schema", "spool", "spool-disk", *services]:
+            self.assertEqual(checks[name]["outcome"], "ok", checks[name])

@@ -36,6 +36,7 @@ pub struct Config {
     verify: Verify,
     ca_file: Option<PathBuf>,
     session: Session,
+    pooled: bool,
     pool_size: usize,
     wait_limit: Duration,
     attempt_limit: Duration,
@@ -46,8 +47,9 @@ impl Config {
     ///
     /// A folder of a Unix socket goes as `?host=/folder`, several hosts as `host1:5432,host2:5432`. `sslmode` is
     /// `disable`, `prefer` (the default), `require`, `verify-ca` or `verify-full`, with the meaning they have in libpq:
-    /// only the last two verify the certificate, unless [`ca_file`](Self::ca_file) or `sslrootcert` is given. All
-    /// other parameters are those of `tokio-postgres`.
+    /// only the last two verify the certificate, unless [`ca_file`](Self::ca_file) or `sslrootcert` is given.
+    /// `pooling=transaction` says that a pooler stands between, which lends a connection for one transaction at a time:
+    /// see [`Session::per_transaction`]. All other parameters are those of `tokio-postgres`.
     pub fn new(setting: &'static str, url: &str) -> Result<Self, ConfigError> {
         let error = |problem: String| ConfigError { setting, problem };
         if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
@@ -58,6 +60,7 @@ impl Config {
             return Err(error(format!("the URL holds more than one @; {ACCEPTED}")));
         }
         let (url, ssl) = tls::take_ssl_parameters(url).map_err(error)?;
+        let (url, pooled) = take_pooling(&url).map_err(error)?;
         let mut driver: tokio_postgres::Config = url
             .parse()
             .map_err(|_| error(format!("the URL cannot be understood; {ACCEPTED}")))?;
@@ -77,6 +80,7 @@ impl Config {
             verify: ssl.verify,
             ca_file: ssl.ca_file,
             session: Session::default(),
+            pooled,
             pool_size: 4,
             wait_limit: Duration::from_secs(5),
             attempt_limit: Duration::from_mins(1),
@@ -117,11 +121,25 @@ impl Config {
         self
     }
 
-    /// What each session sets.
+    /// What each session sets; each transaction, if the URL says that a pooler stands between.
     #[must_use]
     pub fn session(mut self, session: Session) -> Self {
-        self.session = session;
+        self.session = if self.pooled {
+            session.per_transaction()
+        } else {
+            session
+        };
         self
+    }
+
+    /// Refuses a URL that says that it leads through a pooler, for `what`, which needs a session of its own.
+    pub fn direct_for(self, what: &str) -> Result<Self, ConfigError> {
+        if self.pooled {
+            return Err(self.error(format!(
+                "{what} needs PostgreSQL itself, and pooling=transaction says that a pooler stands between"
+            )));
+        }
+        Ok(self)
     }
 
     /// The most connections; 4 unless set.
@@ -258,6 +276,27 @@ impl Config {
     }
 }
 
+/// Takes `pooling` out of the URL, and whether it says `transaction`.
+fn take_pooling(url: &str) -> Result<(String, bool), String> {
+    let Some((base, query)) = url.split_once('?') else {
+        return Ok((url.to_owned(), false));
+    };
+    let mut pooled = false;
+    let mut rest = Vec::new();
+    for parameter in query.split('&') {
+        match parameter.split_once('=') {
+            Some(("pooling", "transaction")) => pooled = true,
+            Some(("pooling", "session")) => pooled = false,
+            Some(("pooling", _)) => return Err("pooling must be transaction or session".to_owned()),
+            _ => rest.push(parameter),
+        }
+    }
+    if rest.is_empty() {
+        return Ok((base.to_owned(), pooled));
+    }
+    Ok((format!("{base}?{}", rest.join("&")), pooled))
+}
+
 /// Separated by commas, as libpq lists several; none if there is none.
 fn listed(values: impl Iterator<Item = OsString>) -> Option<OsString> {
     values.reduce(|mut list, value| {
@@ -332,6 +371,7 @@ mod tests {
             "postgres://anna:x@db/email_tracker?sslmode=s3cret",
             "postgres://anna:x@db/email_tracker?sslkey=s3cret",
             "postgres:///email_tracker?user=s3cret",
+            "postgres://anna:x@db/email_tracker?pooling=s3cret",
         ] {
             let error = parse(url).expect_err(url).to_string();
             assert!(
@@ -363,6 +403,38 @@ mod tests {
         ] {
             assert_eq!(parse(url).expect(url).to_string(), shown);
         }
+    }
+
+    #[test]
+    fn behind_a_pooler_settings_are_those_of_the_transaction_and_a_session_is_refused() {
+        let settings = |url: &str| {
+            let config = parse(url).expect("a URL").session(Session::recorder());
+            let session = config.session_settings();
+            (
+                session.on_connection().is_some(),
+                session.on_transaction().is_some(),
+            )
+        };
+        for (url, expected) in [
+            ("postgres://anna@db/mail", (true, false)),
+            ("postgres://anna@db/mail?pooling=session", (true, false)),
+            ("postgres://anna@db/mail?pooling=transaction", (false, true)),
+            (
+                "postgres://anna@db/mail?sslmode=disable&pooling=transaction&connect_timeout=1",
+                (false, true),
+            ),
+        ] {
+            assert_eq!(settings(url), expected, "{url}");
+        }
+        let direct = |url: &str| parse(url).expect("a URL").direct_for("a migration");
+        assert!(direct("postgres://anna@db/mail").is_ok());
+        let refused = direct("postgres://anna@db/mail?pooling=transaction").expect_err("a pooler");
+        assert!(
+            refused
+                .to_string()
+                .starts_with("DATABASE_URL: a migration needs PostgreSQL itself"),
+            "{refused}"
+        );
     }
 
     #[test]

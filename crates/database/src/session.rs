@@ -6,8 +6,8 @@ use std::time::Duration;
 ///
 /// They are set once on each new connection. Behind PgBouncer in transaction mode, where a connection changes hands
 /// between transactions, [`per_transaction`](Self::per_transaction) sets them in each transaction instead, at the cost
-/// of a round trip. Statements are prepared by name, so PgBouncer has to be 1.21 or newer there, with
-/// `max_prepared_statements` above zero.
+/// of a round trip; a URL with `pooling=transaction` asks for that. Statements are prepared by name, so PgBouncer has to
+/// be 1.21 or newer there, with `max_prepared_statements` above zero.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Session {
     settings: Vec<(&'static str, String)>,

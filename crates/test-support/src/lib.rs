@@ -54,7 +54,7 @@ mod watchdog;
 
 pub use fault_proxy::{Direction, FaultProxy};
 pub use net::free_port;
-pub use postgres::{OWNER, OWNER_PASSWORD, PrivatePostgres, TestDatabase};
+pub use postgres::{OWNER, OWNER_PASSWORD, PgBouncer, PrivatePostgres, TestDatabase};
 pub use rustix::process::Signal;
 pub use spawned::Spawned;
 pub use wait::{PATIENCE, eventually};

@@ -8,7 +8,8 @@ use service_kit::{Common, Reader, Secret, Setting};
 const DASHBOARD_DATABASE_URL: Setting = Setting::secret(
     "DASHBOARD_DATABASE_URL",
     "DATABASE_URL",
-    "Where the dashboard reads: `postgres://USER@HOST:PORT/DATABASE`, the primary or a replica.",
+    "Where the dashboard reads: `postgres://USER@HOST:PORT/DATABASE`, the primary or a replica; \
+     `pooling=transaction` if it leads through PgBouncer.",
 );
 const DASHBOARD_DB_PASSWORD: Setting = Setting::secret(
     "DASHBOARD_DB_PASSWORD",

@@ -64,8 +64,9 @@ impl Settings {
 }
 
 fn database(reader: &mut Reader) -> Option<Config> {
+    let is_set = reader.secret(&DATABASE_URL).is_some();
     let database = configured(reader);
-    if database.is_none() {
+    if !is_set {
         reader.refuse(
             &DATABASE_URL,
             "it says where the database is: postgres://OWNER@HOST:PORT/DATABASE",
@@ -74,8 +75,16 @@ fn database(reader: &mut Reader) -> Option<Config> {
     database
 }
 
-/// The database that `DATABASE_URL` names, if it is set.
+/// The database that `DATABASE_URL` names, if it is set, for what a pooler must not stand in between of.
 pub(crate) fn configured(reader: &mut Reader) -> Option<Config> {
+    through_any(reader)?
+        .direct_for("this command")
+        .map_err(|error| reader.refuse(&DATABASE_URL, error))
+        .ok()
+}
+
+/// The database that `DATABASE_URL` names, if it is set, also through a pooler.
+pub(crate) fn through_any(reader: &mut Reader) -> Option<Config> {
     let url = reader.secret(&DATABASE_URL);
     let password = reader.secret(&DATABASE_PASSWORD);
     match Config::new(DATABASE_URL.name, url?.expose()) {

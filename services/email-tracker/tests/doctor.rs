@@ -9,7 +9,9 @@
     reason = "a test fails by panicking"
 )]
 
+mod certificates;
 mod documented;
+mod services;
 mod stack;
 
 use std::{
@@ -21,8 +23,9 @@ use std::{
 use serde_json::Value;
 
 use crate::{
+    certificates::Certificate,
     documented::assert_is_documented,
-    stack::{Certificate, Plan, Stack},
+    stack::{Plan, Stack},
 };
 
 /// All that is behind a certificate.

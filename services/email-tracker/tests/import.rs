@@ -7,23 +7,28 @@
     reason = "a test fails by panicking"
 )]
 
+mod certificates;
 mod facts;
 #[allow(dead_code, reason = "no test needs all of it")]
 mod up;
 
 use std::{
+    io::Write as _,
     net::SocketAddr,
+    path::Path,
     process::{Command, Output},
 };
 
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 use test_support::{PrivatePostgres, TestDatabase};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpListener,
 };
 
 use crate::{
+    certificates::{Certificate, certify},
     facts::{migrated, record_all_kinds},
     up::{Account, Home, Up},
 };
@@ -43,7 +48,28 @@ async fn older_server(emails: String, opens: String) -> SocketAddr {
     address
 }
 
-async fn answer(mut stream: TcpStream, emails: String, opens: String) {
+/// The same behind TLS for `localhost`, and a file of the root to trust.
+async fn older_server_with(which: Certificate, emails: String, opens: String) -> (SocketAddr, NamedTempFile) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (acceptor, root) = certify(which, "localhost");
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (acceptor, emails, opens) = (acceptor.clone(), emails.clone(), opens.clone());
+            tokio::spawn(async move {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    answer(stream, emails, opens).await;
+                } // else the client does not like the certificate
+            });
+        }
+    });
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(root.as_bytes()).unwrap();
+    (address, file)
+}
+
+async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, emails: String, opens: String) {
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") {
         let byte = stream.read_u8().await.unwrap();
@@ -70,12 +96,20 @@ async fn answer(mut stream: TcpStream, emails: String, opens: String) {
 }
 
 async fn import(from: &str, token: &str, into: &TestDatabase) -> Output {
+    import_trusting(Path::new(""), from, token, into).await
+}
+
+/// With this file of certificates instead of the system's.
+async fn import_trusting(roots: &Path, from: &str, token: &str, into: &TestDatabase) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_email-tracker"));
     command
         .args(["import", from])
         .env_clear()
         .env("DATABASE_URL", into.url())
         .env("IMPORT_TOKEN", token);
+    if roots.exists() {
+        command.env("SSL_CERT_FILE", roots);
+    }
     tokio::task::spawn_blocking(move || command.output().expect("the program starts"))
         .await
         .unwrap()
@@ -284,4 +318,41 @@ async fn from_one_installation_into_another_the_opens_are_the_same() {
     assert!(said(&again.stdout).contains("0 hits were recorded now, 13 were there already"));
     source.stop().await;
     target.stop().await;
+}
+
+#[tokio::test]
+async fn over_tls_the_server_has_to_be_who_it_says() {
+    let server = PrivatePostgres::start().await;
+    let database = migrated(&server).await;
+    let opens = json!({"ok": true, "items": [
+        open(&json!(1), "opened", "2024-03-09T16:00:00.007Z", Some("Chrome")),
+    ]});
+    let emails = json!({"ok": true, "items": [email("opened", "2024-03-09T16:00:00.007Z", 1)]});
+    let (opens, emails) = (opens.to_string(), emails.to_string());
+    for (certificate, complaint) in [
+        (Certificate::OfAnotherRoot, "UnknownIssuer"),
+        (Certificate::WithoutIntermediate, "UnknownIssuer"),
+        (Certificate::Expired, "expired"),
+        (Certificate::OfAnotherName, "not valid for name"),
+    ] {
+        let (address, roots) = older_server_with(certificate, emails.clone(), opens.clone()).await;
+        let url = format!("https://localhost:{}", address.port());
+        let refused = import_trusting(roots.path(), &url, TOKEN, &database).await;
+        let said_of_it = said(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(1), "{said_of_it}");
+        assert!(
+            said_of_it.contains("TLS failed") && said_of_it.contains(complaint),
+            "{complaint}: {said_of_it}"
+        );
+        assert!(!said_of_it.contains(TOKEN));
+    }
+    assert!(stored(&database).await.is_empty());
+
+    let (address, roots) = older_server_with(Certificate::Good, emails, opens).await;
+    let url = format!("https://localhost:{}", address.port());
+    let imported = import_trusting(roots.path(), &url, TOKEN, &database).await;
+    assert!(imported.status.success(), "{imported:?}");
+    let stored = stored(&database).await;
+    assert_eq!(stored.len(), 1, "{stored:?}");
+    assert_eq!((stored[0].0.as_str(), stored[0].1, stored[0].2), ("opened", 1, 1));
 }

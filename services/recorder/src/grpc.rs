@@ -12,7 +12,7 @@ use recorder_api::{
     FILE_DESCRIPTOR_SET, MAX_BATCH_FACTS, MAX_MESSAGE_BYTES, Outcome,
     v1::{self, recorder_server},
 };
-use subtle::ConstantTimeEq;
+use subtle::{Choice, ConstantTimeEq};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -191,16 +191,18 @@ pub(crate) async fn serve(
 /// Lets calls in that carry the shared secret.
 #[derive(Clone)]
 pub(crate) struct Authentication {
-    /// What the `authorization` header must say; `None` lets everyone in.
-    expected: Option<Arc<[u8]>>,
+    /// What the `authorization` header may say; nothing lets everyone in.
+    accepted: Arc<[Vec<u8>]>,
     metrics: Metrics,
 }
 
 impl Authentication {
-    /// With no token everyone is let in: the settings allow that on loopback alone.
-    pub(crate) fn new(token: Option<&str>, metrics: Metrics) -> Self {
+    /// Any of `tokens` lets in. With none everyone is let in: the settings allow that on loopback alone.
+    pub(crate) fn new<'t>(tokens: impl Iterator<Item = &'t str>, metrics: Metrics) -> Self {
         Self {
-            expected: token.map(|token| format!("Bearer {token}").into_bytes().into()),
+            accepted: tokens
+                .map(|token| format!("Bearer {token}").into_bytes())
+                .collect(),
             metrics,
         }
     }
@@ -208,15 +210,19 @@ impl Authentication {
 
 impl Interceptor for Authentication {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        let Some(expected) = &self.expected else {
+        if self.accepted.is_empty() {
             return Ok(request);
-        };
+        }
         let given = request
             .metadata()
             .get("authorization")
             .map(AsRef::as_ref)
             .unwrap_or_default();
-        if bool::from(expected.ct_eq(given)) {
+        // All are compared, so that the time says nothing about which one it was.
+        let accepted = self.accepted.iter().fold(Choice::from(0), |found, accepted| {
+            found | accepted.as_slice().ct_eq(given)
+        });
+        if accepted.into() {
             Ok(request)
         } else {
             self.metrics.status(Code::Unauthenticated, Duration::ZERO);

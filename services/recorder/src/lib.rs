@@ -78,8 +78,8 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         range,
         counts: settings.keep_counts,
     };
-    let token = settings.token.as_ref().map(service_kit::Secret::expose);
-    let authentication = Authentication::new(token, recorder.metrics().clone());
+    let tokens = settings.tokens.iter().map(service_kit::Secret::expose);
+    let authentication = Authentication::new(tokens, recorder.metrics().clone());
     let service = Service::new(recorder.clone(), Arc::clone(&schema), range, Arc::clone(&clock));
 
     let (reporter, health) = tonic_health::server::health_reporter();

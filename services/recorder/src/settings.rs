@@ -9,7 +9,8 @@ use tracking::Rules;
 const DATABASE_URL: Setting = Setting::secret(
     "DATABASE_URL",
     "",
-    "PostgreSQL to record into, `postgres://email_tracker_recorder@HOST:PORT/email_tracker?sslmode=…`. Required.",
+    "PostgreSQL to record into, `postgres://email_tracker_recorder@HOST:PORT/email_tracker?sslmode=…`; \
+     `pooling=transaction` if it leads through PgBouncer. Required.",
 );
 const DATABASE_PASSWORD: Setting = Setting::secret(
     "DATABASE_PASSWORD",
@@ -20,6 +21,11 @@ const RECORDER_TOKEN: Setting = Setting::secret(
     "RECORDER_TOKEN",
     "",
     "What pixels must say to be let in; required unless the recorder listens on loopback alone.",
+);
+const RECORDER_TOKEN_PREVIOUS: Setting = Setting::secret(
+    "RECORDER_TOKEN_PREVIOUS",
+    "",
+    "Accepted as well, while pixels are given a new `RECORDER_TOKEN`.",
 );
 const RECORDER_WORKERS: Setting = Setting::new(
     "RECORDER_WORKERS",
@@ -54,10 +60,11 @@ const GEOIP_DATABASE: Setting = Setting::new(
 );
 
 /// The recorder's own settings, for the table in the documentation.
-pub const SETTINGS: [Setting; 9] = [
+pub const SETTINGS: [Setting; 10] = [
     DATABASE_URL,
     DATABASE_PASSWORD,
     RECORDER_TOKEN,
+    RECORDER_TOKEN_PREVIOUS,
     RECORDER_WORKERS,
     DEDUP_WINDOW_MS,
     COMPOSE_WINDOW_HOSTS,
@@ -82,8 +89,8 @@ pub struct Settings {
     pub common: Common,
     /// Where to record; `None` only in settings that were refused.
     pub database: Option<Config>,
-    /// What callers must say; `None` lets everyone in, on loopback.
-    pub token: Option<Secret>,
+    /// What callers must say, one of these; none of them lets everyone in, on loopback.
+    pub tokens: Vec<Secret>,
     /// Transactions at once.
     pub workers: NonZeroUsize,
     /// What counts.
@@ -101,6 +108,13 @@ impl Settings {
     pub fn read(reader: &mut Reader) -> Self {
         let common = Common::read(reader, 50_051, 9_083);
         let token = reader.secret(&RECORDER_TOKEN);
+        let previous = reader.secret(&RECORDER_TOKEN_PREVIOUS);
+        if token.is_none() && previous.is_some() {
+            reader.refuse(
+                &RECORDER_TOKEN_PREVIOUS,
+                "set without RECORDER_TOKEN, the one that is to follow it",
+            );
+        }
         if token.is_none() && !common.listen.ip().is_loopback() {
             reader.refuse(
                 &RECORDER_TOKEN,
@@ -114,7 +128,7 @@ impl Settings {
         let workers = reader.number(&RECORDER_WORKERS, 2_usize, 1, 64);
         Self {
             database: read_database(reader, workers),
-            token,
+            tokens: token.into_iter().chain(previous).collect(),
             workers: NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN),
             rules: Rules {
                 dedup_window_ms: reader.number(
@@ -204,6 +218,18 @@ mod tests {
         assert!(problems[0].starts_with("RECORDER_TOKEN: missing"), "{problems:?}");
         assert!(read(&[URL, ("LISTEN", "0.0.0.0"), ("RECORDER_TOKEN", "s3cret")]).is_ok());
         assert!(read(&[URL, ("LISTEN", "::1")]).is_ok());
+    }
+
+    #[test]
+    fn a_previous_token_goes_with_a_new_one() {
+        let both = [URL, ("RECORDER_TOKEN", "new"), ("RECORDER_TOKEN_PREVIOUS", "old")];
+        assert_eq!(read(&both).unwrap().tokens.len(), 2);
+        let alone = read(&[URL, ("RECORDER_TOKEN_PREVIOUS", "s3cret")]).unwrap_err();
+        assert_eq!(alone.len(), 1);
+        assert!(
+            alone[0].starts_with("RECORDER_TOKEN_PREVIOUS: set without"),
+            "{alone:?}"
+        );
     }
 
     #[test]

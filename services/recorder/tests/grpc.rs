@@ -179,6 +179,30 @@ async fn only_the_shared_secret_lets_in() {
 }
 
 #[tokio::test]
+async fn the_secret_of_before_lets_in_while_it_is_named() {
+    let database = fresh_database().await;
+    let service = Service::start(
+        &database.url_of(RECORDER_ROLE),
+        &[("RECORDER_TOKEN_PREVIOUS", "the old one")],
+    )
+    .await;
+    for (given, email) in [("Bearer the old one", "a"), (&format!("Bearer {TOKEN}"), "b")] {
+        let recorded = service.record_as(Some(given), one(email)).await;
+        assert_eq!(recorded.unwrap(), [Recorded], "{given}");
+    }
+    for wrong in ["Bearer", "Bearer ", "Bearer the old one!", "Bearer the older one"] {
+        let refused = service.record_as(Some(wrong), one("c")).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated, "{wrong:?}");
+    }
+    service.end().await;
+
+    let service = Service::start(&database.url_of(RECORDER_ROLE), &[]).await;
+    let refused = service.record_as(Some("Bearer the old one"), one("c")).await;
+    assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
+    service.end().await;
+}
+
+#[tokio::test]
 async fn bad_facts_are_refused_one_by_one_and_good_ones_recorded() {
     let database = fresh_database().await;
     let service = Service::start(&database.url_of(RECORDER_ROLE), &[("RETENTION_DAYS", "30")]).await;
@@ -499,6 +523,10 @@ async fn a_read_only_database_is_unavailable_and_not_a_data_error() {
         .await
         .unwrap();
     admin.batch_execute(&read_only("off")).await.unwrap();
+    // A session keeps what it began with, and a pooler keeps sessions.
+    let end = "select pg_terminate_backend(pid, 10000) from pg_stat_activity
+               where datname = current_database() and usename = $1";
+    admin.execute(end, &[&RECORDER_ROLE]).await.unwrap();
     let service = Service::start(&database.url_of(RECORDER_ROLE), &[]).await;
     assert_eq!(service.record(one("a")).await.unwrap(), [Recorded]);
     service.end().await;

@@ -4,19 +4,24 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tokio_postgres::Client;
 
-use super::{OWNER, server::Server};
+use super::{OWNER, server::Server, topology::Topology};
 
 /// A database that only its test uses; dropped with the value.
 #[derive(Debug)]
 #[must_use = "it is dropped, and its connections are ended, with this value"]
 pub struct TestDatabase {
     server: Arc<Server>,
+    topology: Topology,
     name: String,
 }
 
 impl TestDatabase {
-    pub(super) const fn new(server: Arc<Server>, name: String) -> Self {
-        Self { server, name }
+    pub(super) const fn new(server: Arc<Server>, topology: Topology, name: String) -> Self {
+        Self {
+            server,
+            topology,
+            name,
+        }
     }
 
     /// Its name.
@@ -29,9 +34,11 @@ impl TestDatabase {
         self.url_of(OWNER)
     }
 
-    /// The URL of `role`, over the Unix socket, where no password is asked for. `postgres` is the superuser.
+    /// The URL of `role`, over the Unix socket, where no password is asked for. `postgres` is the superuser. Those of the
+    /// services' roles lead where `TEST_TOPOLOGY` says.
     pub fn url_of(&self, role: &str) -> String {
-        self.server.socket_url(role, &self.name)
+        let routed = self.topology.url_of(role, &self.name);
+        routed.unwrap_or_else(|| self.server.socket_url(role, &self.name))
     }
 
     /// Where its server listens besides its socket.
@@ -52,6 +59,14 @@ impl TestDatabase {
     /// A superuser's connection, to look at what was stored or to disturb others.
     pub async fn superuser(&self) -> Client {
         self.server.superuser(&self.name).await
+    }
+
+    /// The same on the server that `role` reads at, to look at its sessions.
+    pub async fn superuser_beside(&self, role: &str) -> Client {
+        match self.topology.server_of(role) {
+            Some(server) => server.superuser(&self.name).await,
+            None => self.superuser().await,
+        }
     }
 }
 

@@ -2,7 +2,9 @@
 
 mod database;
 mod installed;
+mod pgbouncer;
 mod server;
+mod topology;
 
 use std::{
     future::Future,
@@ -17,7 +19,9 @@ use tokio::sync::OnceCell;
 use tokio_postgres::{Client, error::SqlState};
 
 pub use database::TestDatabase;
+pub use pgbouncer::PgBouncer;
 use server::Server;
+use topology::Topology;
 
 /// Who owns the test databases: no superuser, but may create roles, as the owner at a hosted PostgreSQL.
 pub const OWNER: &str = "email_tracker_owner";
@@ -35,17 +39,23 @@ const TEMPLATE: &str = "email_tracker_template";
 pub struct PrivatePostgres {
     server: Arc<Server>,
     databases: Arc<AtomicU64>,
+    topology: Topology,
 }
 
 impl PrivatePostgres {
     /// The server that all tests of this process share, up to the end of the process. The first caller's `migrate` gets
     /// the owner's URL of the template that each [`database`](Self::database) is a copy of.
+    ///
+    /// With `TEST_TOPOLOGY=pooled` in the environment the recorder's URL leads through PgBouncer in transaction mode, with
+    /// `replica` the dashboard's to a hot standby, with `pooled,replica` both. A commit then waits until the standby shows
+    /// it, so that tests need not.
     pub async fn shared<F: Future<Output = ()>>(migrate: impl FnOnce(String) -> F) -> Self {
         static SERVER: OnceCell<PrivatePostgres> = OnceCell::const_new();
         let shared = SERVER
             .get_or_init(async || {
-                let server = Self::start().await;
+                let mut server = Self::start().await;
                 server.migrate_template(migrate).await;
+                server.topology = Topology::of_environment(&server).await;
                 server
             })
             .await;
@@ -63,6 +73,7 @@ impl PrivatePostgres {
         let postgres = Self {
             server: Arc::new(server),
             databases: Arc::default(),
+            topology: Topology::default(),
         };
         let admin = postgres.superuser("postgres").await;
         let statements = format!(
@@ -105,7 +116,7 @@ impl PrivatePostgres {
             }
         })
         .await;
-        TestDatabase::new(Arc::clone(&self.server), name)
+        TestDatabase::new(Arc::clone(&self.server), self.topology.clone(), name)
     }
 
     /// A superuser's connection to the database `name`.
@@ -161,9 +172,19 @@ impl PrivatePostgres {
         self.server.signal_all(rustix::process::Signal::CONT);
     }
 
+    /// A PgBouncer before it, in transaction mode, for `roles`, with `settings` of its own, such as `default_pool_size = 1`.
+    pub async fn pooled(&self, roles: &[&str], settings: &[&str]) -> PgBouncer {
+        PgBouncer::before(&self.server, roles, settings).await
+    }
+
     /// A hot standby of it. From then on each commit waits until the standby has it.
     pub async fn standby(&self) -> Self {
-        let server = self.server.standby().await;
+        self.standby_with(&[]).await
+    }
+
+    /// The same, where the standby has `settings` of its own.
+    pub async fn standby_with(&self, settings: &[&str]) -> Self {
+        let server = self.server.standby(settings).await;
         let admin = self.superuser("postgres").await;
         for statement in [
             "alter system set synchronous_standby_names = '*'",
@@ -182,6 +203,21 @@ impl PrivatePostgres {
         Self {
             server: Arc::new(server),
             databases: Arc::clone(&self.databases),
+            topology: Topology::default(),
+        }
+    }
+
+    /// From now on each commit waits until its synchronous standby shows it to readers.
+    pub async fn commits_wait_until_applied(&self) {
+        let admin = self.superuser("postgres").await;
+        for statement in [
+            "alter system set synchronous_commit = 'remote_apply'",
+            "select pg_reload_conf()",
+        ] {
+            admin
+                .batch_execute(statement)
+                .await
+                .expect("asking for applied commits");
         }
     }
 

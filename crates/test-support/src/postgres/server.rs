@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::unix::{fs::PermissionsExt, process::CommandExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Mutex,
 };
@@ -15,7 +15,7 @@ use tokio_postgres::{Client, NoTls};
 use super::installed::{Account, binaries};
 use crate::{eventually, net::free_port, watchdog::Watchdog};
 
-const SUPERUSER: &str = "postgres";
+pub(super) const SUPERUSER: &str = "postgres";
 
 /// Nothing has to survive the machine; everything has to survive the process.
 const SETTINGS: [&str; 12] = [
@@ -74,9 +74,11 @@ impl Server {
     }
 
     /// A hot standby of this server, which follows it through its socket.
-    pub(super) async fn standby(&self) -> Self {
+    pub(super) async fn standby(&self, more: &[&str]) -> Self {
         let primary = self.folder.path().to_owned();
-        let (port, settings) = (self.port.to_string(), self.settings.clone());
+        let port = self.port.to_string();
+        let more = more.iter().map(|setting| (*setting).to_owned());
+        let settings = self.settings.iter().cloned().chain(more).collect();
         Self::launched(move || {
             let server = Self::prepare(settings);
             let copied = server
@@ -294,6 +296,8 @@ impl Server {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
                 runtime.expect("a small runtime").block_on(async {
                     if let Ok(client) = self.connect(SUPERUSER, "postgres").await {
+                        // Its standby may be gone.
+                        let _ = client.batch_execute("set synchronous_commit = local").await;
                         let _ = client.batch_execute(&statement).await;
                     } // else the server was ended by its test
                 });
@@ -317,6 +321,11 @@ impl Server {
         if let Some(account) = self.account {
             account.owns(&path);
         }
+    }
+
+    /// Where its socket is.
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     fn data(&self) -> PathBuf {

@@ -35,6 +35,9 @@ use crate::metrics::{Metrics, StreamEnd};
 const ROWS_AT_ONCE: i32 = 500;
 /// Longest that a client may leave what is written for it unread.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How often a list is begun again that the database broke off before any of it was sent. A standby does so when a read
+/// is in the way of what it has to replay.
+const MAX_RERUNS: u32 = 3;
 /// Longest that one list may take, whatever its pace.
 const LONGEST_ANSWER: Duration = Duration::from_mins(10);
 
@@ -261,7 +264,7 @@ async fn produce<L: List>(
     let mut reader = Reader::Waiting(starts);
     let written = timeout(
         LONGEST_ANSWER,
-        write(&database, &metrics, &list, &headers, &mut reader),
+        write_patiently(&database, &metrics, &list, &headers, &mut reader),
     )
     .await;
     let end = match (written.unwrap_or(Err(Cut::TooLong)), reader) {
@@ -282,6 +285,27 @@ async fn produce<L: List>(
         }
     };
     metrics.stream_ended(end);
+}
+
+async fn write_patiently<L: List>(
+    database: &Database,
+    metrics: &Metrics,
+    list: &L,
+    headers: &HeaderMap,
+    reader: &mut Reader,
+) -> Result<(), Cut> {
+    let mut reruns = 0;
+    loop {
+        match write(database, metrics, list, headers, reader).await {
+            Err(Cut::Database(error))
+                if error.is_transient() && reruns < MAX_RERUNS && matches!(reader, Reader::Waiting(_)) =>
+            {
+                reruns += 1;
+                tracing::debug!(list = L::NAME, %error, reruns, "a list is begun again");
+            }
+            done => return done,
+        }
+    }
 }
 
 async fn write<L: List>(

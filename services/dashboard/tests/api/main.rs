@@ -12,5 +12,6 @@ mod diagnostics;
 mod emails;
 mod open_events;
 mod outage;
+mod replica;
 mod streaming;
 mod support;

@@ -101,7 +101,7 @@ async fn its_sessions_have_a_name_and_only_read() {
     let database = new_database().await;
     let dashboard = Running::over(&database).await;
     dashboard.json("/dashboard/api/emails").await;
-    let client = database.superuser().await;
+    let client = database.superuser_beside(database::DASHBOARD_ROLE).await;
     let row = client
         .query_one(
             "select application_name, usename::text from pg_stat_activity
@@ -115,6 +115,7 @@ async fn its_sessions_have_a_name_and_only_read() {
     // Even with the owner's login, which could write: the last statement's text shows the transaction's kind.
     let owner = Running::with(settings(&database.url(), &[("DASHBOARD_TOKEN", TOKEN)])).await;
     owner.json("/dashboard/api/emails").await;
+    let client = database.superuser().await;
     let row = client
         .query_one(
             "select count(*) from pg_stat_activity where datname = current_database() and usename = 'email_tracker_owner'

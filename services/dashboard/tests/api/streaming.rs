@@ -14,7 +14,7 @@ use crate::support::*;
 
 const EMAILS: &str = "/dashboard/api/emails";
 /// More JSON than the sockets on the way can hold (about 35 MB).
-const MANY: i32 = 60_000;
+pub(crate) const MANY: i32 = 60_000;
 
 async fn database_of_many() -> TestDatabase {
     let database = new_database().await;
@@ -23,7 +23,7 @@ async fn database_of_many() -> TestDatabase {
 }
 
 /// Sends a request and leaves the answer unread.
-async fn ask(address: SocketAddr, more: &str) -> TcpStream {
+pub(crate) async fn ask(address: SocketAddr, more: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!("GET {EMAILS} HTTP/1.1\r\nhost: t\r\nx-tracker-token: {TOKEN}\r\n{more}\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -35,7 +35,7 @@ async fn transactions(database: &TestDatabase) -> i64 {
     let count = "select count(*) from pg_stat_activity where datname = current_database()
                  and application_name = 'dashboard' and xact_start is not null";
     database
-        .superuser()
+        .superuser_beside(database::DASHBOARD_ROLE)
         .await
         .query_one(count, &[])
         .await
@@ -107,7 +107,7 @@ async fn a_failure_in_mid_stream_cuts_the_connection() {
                          where datname = current_database() and application_name = 'dashboard'
                          and xact_start is not null";
         let row = database
-            .superuser()
+            .superuser_beside(database::DASHBOARD_ROLE)
             .await
             .query_one(terminate, &[])
             .await

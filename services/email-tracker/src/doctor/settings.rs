@@ -203,7 +203,7 @@ impl Settings {
             ),
             trust: read_trust(reader),
             dashboard_token: reader.secret(&DASHBOARD_TOKEN),
-            database: migrate::configured(reader)
+            database: migrate::through_any(reader)
                 .map(|database| database.application_name("email-tracker doctor")),
             pixel_admin: read_admin(reader, &PIXEL_ADMIN_URL),
             recorder_admin: read_admin(reader, &RECORDER_ADMIN_URL),

@@ -216,6 +216,7 @@ impl Wiring {
         reader.default_to("TRUSTED_PROXIES", TRUSTED_PROXIES.default);
         reader.set("RECORDER_URL", format!("http://{}", self.recorder));
         set_secret(&mut reader, "RECORDER_TOKEN", &self.recorder_token);
+        set_secret(&mut reader, "RECORDER_TOKEN_PREVIOUS", "");
         if let Some(token) = &self.dashboard_token {
             set_secret(&mut reader, "DASHBOARD_TOKEN", token);
         }

@@ -2,17 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr, TcpListener as BlockingListener},
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     process::Output,
-    sync::Arc,
 };
 
-use database::{Config, DASHBOARD_ROLE, RECORDER_ROLE, RolePasswords};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
-use rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
+use database::{DASHBOARD_ROLE, RECORDER_ROLE};
 use serde_json::Value;
-use service_kit::{Metrics, Public, Reader, Sockets, Surroundings, SystemClock};
 use tempfile::TempDir;
 use test_support::{PrivatePostgres, TestDatabase};
 use tokio::{
@@ -23,20 +19,14 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::{
+    certificates::{Certificate, certify},
+    services::{TOKEN, is_ready, migrate, settings, socket, surroundings},
+};
+
 pub(crate) const NAME: &str = "track.test";
-pub(crate) const TOKEN: &str = "the-dashboard-token";
 /// Another address than the one of the admin ports; on Linux all of 127/8 is there.
 const PUBLIC: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
-
-/// What the front shows.
-#[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Certificate {
-    Good,
-    Expired,
-    WithoutIntermediate,
-    OfAnotherRoot,
-    OfAnotherName,
-}
 
 /// What is different from a healthy one.
 pub(crate) struct Plan {
@@ -69,50 +59,6 @@ pub(crate) struct Stack {
     front: CancellationToken,
     folder: TempDir,
     tasks: JoinSet<()>,
-}
-
-async fn migrate(url: String) {
-    let config = Config::new("DATABASE_URL", &url).unwrap();
-    let passwords = RolePasswords {
-        recorder: Some("recorder".into()),
-        dashboard: Some("dashboard".into()),
-    };
-    database::migrate(&config, &passwords).await.unwrap();
-}
-
-async fn socket(address: Ipv4Addr) -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind((address, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    (listener, address)
-}
-
-/// A service's surroundings, with where it will be and where its admin port is.
-async fn surroundings(
-    name: &'static str,
-    admin: Ipv4Addr,
-    stop: &CancellationToken,
-) -> (Surroundings, SocketAddr, SocketAddr) {
-    let (public, address) = socket(Ipv4Addr::LOCALHOST).await;
-    let admin = BlockingListener::bind((admin, 0)).unwrap();
-    let admin_address = admin.local_addr().unwrap();
-    let surroundings = Surroundings {
-        sockets: Sockets {
-            public: Public::Socket(public),
-            admin,
-            log_level: None,
-        },
-        clock: Arc::new(SystemClock),
-        metrics: Metrics::new(name).unwrap(),
-        stop: stop.clone(),
-    };
-    (surroundings, address, admin_address)
-}
-
-fn settings<T>(variables: &[(&str, &str)], read: fn(&mut Reader) -> T) -> T {
-    let mut reader = Reader::from_variables(variables.iter().copied());
-    reader.set("SHUTDOWN_GRACE_SECONDS", "1");
-    let settings = read(&mut reader);
-    reader.finish(settings).unwrap()
 }
 
 impl Stack {
@@ -156,7 +102,7 @@ impl Stack {
         tasks.spawn(serve(bare, None, behind));
         let (secure, secure_address) = socket(PUBLIC).await;
         let ca_file = folder.path().join("ca.pem");
-        let (acceptor, root) = certify(plan.certificate);
+        let (acceptor, root) = certify(plan.certificate, NAME);
         std::fs::write(&ca_file, root).unwrap();
         let front = CancellationToken::new();
         let ends = front.clone();
@@ -246,14 +192,6 @@ impl Stack {
     }
 }
 
-async fn is_ready(admin: SocketAddr) {
-    test_support::eventually("a service is ready", async || {
-        let answer = test_support::http::get(admin, "/ready").await;
-        (answer.status == 200).then_some(())
-    })
-    .await;
-}
-
 async fn is_closed(address: SocketAddr) {
     test_support::eventually("a port is closed", async || {
         TcpStream::connect(address).await.is_err().then_some(())
@@ -325,48 +263,4 @@ async fn answer_names(socket: UdpSocket, address: Ipv4Addr) {
         }
         socket.send_to(&answer, client).await.unwrap();
     }
-}
-
-fn authority(name: &str) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(DnType::CommonName, name);
-    params
-}
-
-/// The front's side of TLS, and the root to trust in PEM form.
-fn certify(which: Certificate) -> (TlsAcceptor, String) {
-    let key = || KeyPair::generate().unwrap();
-    let root = CertifiedIssuer::self_signed(authority("Test Root"), key()).unwrap();
-    let intermediate = CertifiedIssuer::signed_by(authority("Test Intermediate"), key(), &root).unwrap();
-    let name = if which == Certificate::OfAnotherName {
-        "other.test"
-    } else {
-        NAME
-    };
-    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-    params.distinguished_name.push(DnType::CommonName, "leaf");
-    params.not_after = date_time_ymd(2090, 1, 1);
-    if which == Certificate::Expired {
-        params.not_before = date_time_ymd(2024, 1, 1);
-        params.not_after = date_time_ymd(2024, 4, 1);
-    }
-    let leaf_key = key();
-    let leaf = params.signed_by(&leaf_key, &intermediate).unwrap();
-    let mut chain = vec![leaf.der().clone()];
-    if which != Certificate::WithoutIntermediate {
-        chain.push(intermediate.der().clone());
-    }
-    let trusted = if which == Certificate::OfAnotherRoot {
-        CertifiedIssuer::self_signed(authority("Another Root"), key()).unwrap()
-    } else {
-        root
-    };
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain, PrivateKeyDer::try_from(leaf_key.serialize_der()).unwrap())
-        .unwrap();
-    (TlsAcceptor::from(Arc::new(config)), trusted.pem())
 }
