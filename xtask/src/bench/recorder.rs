@@ -208,7 +208,7 @@ impl Subject {
         let total = hits.len();
         let facts_of = |hits: &[Hit]| -> Vec<v1::Fact> {
             let facts = hits.iter().cloned().map(Fact::Hit);
-            facts.map(|fact| v1::Fact::from(fact)).collect()
+            facts.map(v1::Fact::from).collect()
         };
         let calls: Vec<Vec<v1::Fact>> = hits.chunks(facts).map(facts_of).collect();
         let calls = Arc::new(std::sync::Mutex::new(calls.into_iter()));
