@@ -91,6 +91,14 @@ create table revisions (
   revision bigint not null
 );
 
+-- How far the recorders have come with what they do to all hits or marks in the order of time, so that none of it is done
+-- twice.
+create table upkeep (
+  task       text primary key,
+  done_until timestamptz not null default '2000-01-01T00:00:00Z'
+);
+insert into upkeep (task) values ('addresses of hits'), ('addresses of marks');
+
 -- Adds the partition of hits for the month that begins at `month_start` (UTC). Answers whether it was missing.
 -- Created apart and then attached, so that readers and writers of the other months do not wait for it.
 create function add_hits_partition(month_start timestamptz) returns boolean

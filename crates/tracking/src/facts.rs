@@ -70,6 +70,21 @@ pub enum InvalidFact {
     Nul(&'static str),
 }
 
+/// An address that stands for many clients: of IPv4 the first 24 bits, of IPv6 the first 48, and zeros.
+#[must_use]
+pub fn shortened(client_address: IpAddr) -> IpAddr {
+    match client_address.to_canonical() {
+        IpAddr::V4(address) => {
+            let [a, b, c, _] = address.octets();
+            [a, b, c, 0].into()
+        }
+        IpAddr::V6(address) => {
+            let [a, b, c, ..] = address.segments();
+            [a, b, c, 0, 0, 0, 0, 0].into()
+        }
+    }
+}
+
 /// Makes the id of a fact of time `at`: a `UUIDv7` whose other bits are `random`.
 ///
 /// Ids of the same millisecond are in no particular order. Returns `None` for a time that an id cannot carry: before
@@ -102,6 +117,14 @@ impl Fact {
         match self {
             Self::Hit(hit) => &hit.token.email_id,
             Self::Mark(mark) => &mark.email_id,
+        }
+    }
+
+    /// Who sent it.
+    pub const fn client_address_mut(&mut self) -> &mut IpAddr {
+        match self {
+            Self::Hit(hit) => &mut hit.client_address,
+            Self::Mark(mark) => &mut mark.client_address,
         }
     }
 

@@ -15,6 +15,6 @@ pub mod verdicts;
 
 pub use clock::{Clock, MockClock, Timestamp};
 pub use dedup::DedupKey;
-pub use facts::{Fact, Hit, InvalidFact, Mark};
+pub use facts::{Fact, Hit, InvalidFact, Mark, shortened};
 pub use token::{Token, TokenError};
 pub use verdicts::{Rules, SuppressionReason, Verdict};

@@ -288,7 +288,8 @@ declare
   facts   boolean;
   object  text;
 begin
-  foreach object in array array['public.tracked_emails', 'public.hits', 'public.marks', 'public.revisions'] loop
+  foreach object in array array['public.tracked_emails', 'public.hits', 'public.marks', 'public.revisions',
+                             'public.upkeep'] loop
     if to_regclass(object) is not null then
       execute 'lock table ' || object || ' in access exclusive mode';
     end if;

@@ -26,7 +26,7 @@ use tracing::Instrument;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracking::{Clock, Fact};
 
-use crate::{metrics::Metrics, range::Range, schema::SchemaGate, workers::Recorder};
+use crate::{addresses::Addresses, metrics::Metrics, range::Range, schema::SchemaGate, workers::Recorder};
 
 /// Most batches taken up at once; each is held in memory. A pixel has few in flight, so this is many pixels.
 const MAX_BATCHES: usize = 64;
@@ -42,6 +42,7 @@ pub(crate) struct Service {
     recorder: Recorder,
     schema: Arc<SchemaGate>,
     range: Range,
+    addresses: Addresses,
     clock: Arc<dyn Clock>,
     room: Semaphore,
 }
@@ -54,12 +55,14 @@ impl Service {
         recorder: Recorder,
         schema: Arc<SchemaGate>,
         range: Range,
+        addresses: Addresses,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
             recorder,
             schema,
             range,
+            addresses,
             clock,
             room: Semaphore::new(MAX_BATCHES),
         }
@@ -124,7 +127,7 @@ impl Service {
                 tracing::warn!(id = %fact.id(), at = %fact.at(), reason = refusal.as_str(), "refused a fact");
                 Err(refusal)
             }
-            None => Ok(fact),
+            None => Ok(self.addresses.admit(fact, self.clock.now())),
         }
     }
 }

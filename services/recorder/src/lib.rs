@@ -3,6 +3,7 @@
 //! A batch comes in through `grpc`, is split by email over `workers`, and each share of it is one transaction of
 //! `record`.
 
+mod addresses;
 mod describe;
 mod device;
 mod doctor;
@@ -27,12 +28,14 @@ use service_kit::{Public, Sockets, Surroundings, Tasks, admin};
 use tokio::net::TcpListener;
 
 use crate::{
+    addresses::Addresses,
     grpc::{Authentication, Service},
     range::Range,
     schema::SchemaGate,
     upkeep::Keeping,
 };
 pub use crate::{
+    addresses::Shortened,
     retention::Removed,
     settings::{SETTINGS, Settings},
     workers::{Recorder, RecorderConfig},
@@ -61,7 +64,8 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
     let database = Database::open(&config, metrics.meter())?
         .counting(&[record::NAME, partitions::ADD_NAME])
         .counting(&doctor::NAMES)
-        .counting(&retention::NAMES);
+        .counting(&retention::NAMES)
+        .counting(&addresses::NAMES);
     let schema = Arc::new(SchemaGate::new(database.clone()));
     let recorder = Recorder::new(
         database.clone(),
@@ -74,13 +78,21 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         metrics.meter(),
     )?;
     let range = Range::new(settings.retention_days);
+    let addresses = Addresses::new(settings.anonymize_days);
     let keeping = Keeping {
         range,
         counts: settings.keep_counts,
+        addresses,
     };
     let tokens = settings.tokens.iter().map(service_kit::Secret::expose);
     let authentication = Authentication::new(tokens, recorder.metrics().clone());
-    let service = Service::new(recorder.clone(), Arc::clone(&schema), range, Arc::clone(&clock));
+    let service = Service::new(
+        recorder.clone(),
+        Arc::clone(&schema),
+        range,
+        addresses,
+        Arc::clone(&clock),
+    );
 
     let (reporter, health) = tonic_health::server::health_reporter();
     let mut tasks = Tasks::new(&stop, settings.common.grace);

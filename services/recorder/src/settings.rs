@@ -53,6 +53,11 @@ const KEEP_COUNTS: Setting = Setting::new(
     "false",
     "`true`: an email whose hits are all removed by `RETENTION_DAYS` stays listed with its counts; `false`: it leaves too.",
 );
+const ANONYMIZE_DAYS: Setting = Setting::new(
+    "ANONYMIZE_DAYS",
+    "",
+    "Days, 1 to 36500, after which client addresses are shortened, IPv4 to 24 bits and IPv6 to 48; unset: never.",
+);
 const GEOIP_DATABASE: Setting = Setting::new(
     "GEOIP_DATABASE",
     "",
@@ -60,7 +65,7 @@ const GEOIP_DATABASE: Setting = Setting::new(
 );
 
 /// The recorder's own settings, for the table in the documentation.
-pub const SETTINGS: [Setting; 10] = [
+pub const SETTINGS: [Setting; 11] = [
     DATABASE_URL,
     DATABASE_PASSWORD,
     RECORDER_TOKEN,
@@ -70,6 +75,7 @@ pub const SETTINGS: [Setting; 10] = [
     COMPOSE_WINDOW_HOSTS,
     RETENTION_DAYS,
     KEEP_COUNTS,
+    ANONYMIZE_DAYS,
     GEOIP_DATABASE,
 ];
 
@@ -99,6 +105,8 @@ pub struct Settings {
     pub retention_days: Option<u32>,
     /// Whether an email stays when all its hits are gone.
     pub keep_counts: bool,
+    /// Days after which addresses are shortened.
+    pub anonymize_days: Option<u32>,
     /// Where addresses are.
     pub geoip_database: Option<PathBuf>,
 }
@@ -139,16 +147,19 @@ impl Settings {
                 ),
                 compose_window_hosts: read_hosts(reader, defaults.compose_window_hosts),
             },
-            retention_days: reader.optional(
-                &RETENTION_DAYS,
-                "a whole number of days from 1 to 36500",
-                |text| text.parse().ok().filter(|days| (1..=36_500).contains(days)),
-            ),
+            retention_days: read_days(reader, &RETENTION_DAYS),
             keep_counts: reader.word(&KEEP_COUNTS, false, &[("true", true), ("false", false)]),
+            anonymize_days: read_days(reader, &ANONYMIZE_DAYS),
             geoip_database: reader.path(&GEOIP_DATABASE),
             common,
         }
     }
+}
+
+fn read_days(reader: &mut Reader, setting: &'static Setting) -> Option<u32> {
+    reader.optional(setting, "a whole number of days from 1 to 36500", |text| {
+        text.parse().ok().filter(|days| (1..=36_500).contains(days))
+    })
 }
 
 fn read_hosts(reader: &mut Reader, default: BTreeSet<String>) -> BTreeSet<String> {

@@ -5,7 +5,13 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use tracking::Clock;
 
-use crate::{partitions::Month, range::Range, retention::Removed, workers::Recorder};
+use crate::{
+    addresses::{Addresses, Shortened},
+    partitions::Month,
+    range::Range,
+    retention::Removed,
+    workers::Recorder,
+};
 
 /// A month is known long before it begins; nobody counts the minutes of what is to be removed.
 const PERIOD: Duration = Duration::from_mins(10);
@@ -21,11 +27,13 @@ pub(crate) enum Task {
     Doctor,
     /// Removes what is older than the operator wants it kept.
     Retention,
+    /// Shortens the addresses that are older than the operator wants to know them.
+    Addresses,
 }
 
 impl Task {
     /// All of them.
-    pub(crate) const ALL: [Self; 3] = [Self::Partitions, Self::Doctor, Self::Retention];
+    pub(crate) const ALL: [Self; 4] = [Self::Partitions, Self::Doctor, Self::Retention, Self::Addresses];
 
     /// Its name as a metric label.
     pub(crate) const fn as_str(self) -> &'static str {
@@ -33,6 +41,7 @@ impl Task {
             Self::Partitions => "partitions",
             Self::Doctor => "doctor",
             Self::Retention => "retention",
+            Self::Addresses => "addresses",
         }
     }
 }
@@ -44,6 +53,8 @@ pub(crate) struct Keeping {
     pub(crate) range: Range,
     /// Whether emails stay, with their counts, when all their hits are gone.
     pub(crate) counts: bool,
+    /// For how long addresses are kept in full.
+    pub(crate) addresses: Addresses,
 }
 
 /// Does all tasks again and again, until `stop`.
@@ -99,6 +110,19 @@ async fn perform(
                         emails,
                     } = removed;
                     tracing::info!(months, marks, emails, "removed what is older than RETENTION_DAYS");
+                }
+            }
+            Ok(())
+        }
+        Task::Addresses => {
+            if let Some(floor) = keeping.addresses.floor(clock.now()) {
+                let Shortened { hits, marks } = recorder.shorten_addresses(floor).await?;
+                if hits + marks > 0 {
+                    tracing::info!(
+                        hits,
+                        marks,
+                        "shortened the addresses that are older than ANONYMIZE_DAYS"
+                    );
                 }
             }
             Ok(())

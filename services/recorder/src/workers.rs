@@ -17,6 +17,7 @@ use tracing::Instrument;
 use tracking::{Fact, Rules, Timestamp};
 
 use crate::{
+    addresses::{self, Shortened},
     describe::Describer,
     device::Devices,
     doctor,
@@ -132,6 +133,14 @@ impl Recorder {
         }
         self.0.metrics.removed(removed);
         Ok(removed)
+    }
+
+    /// Shortens the client addresses of all hits and marks that are older than `floor`, and makes their dedup keys those of
+    /// the shortened ones; answers how many.
+    ///
+    /// May be cut off and begun again anywhere. After an error part of it may be done.
+    pub async fn shorten_addresses(&self, floor: Timestamp) -> Result<Shortened, Error> {
+        addresses::run(&self.0.database, &self.0.upkeep, floor).await
     }
 
     /// Records `facts`, each of which has passed [`Fact::check`]; answers, after the commit, what became of each, in

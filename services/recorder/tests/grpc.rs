@@ -203,6 +203,32 @@ async fn the_secret_of_before_lets_in_while_it_is_named() {
 }
 
 #[tokio::test]
+async fn addresses_are_kept_in_full_as_long_as_the_operator_says() {
+    let database = fresh_database().await;
+    let client = database.superuser().await;
+    let day = 86_400_000;
+    let stored_before = hit("before", now().saturating_add_millis(-31 * day), 1);
+    let before = common::recorder(&database, "before", &tracking::Rules::default());
+    before.record(vec![Fact::Hit(stored_before)]).await.unwrap();
+
+    let service = Service::start(&database.url_of(RECORDER_ROLE), &[("ANONYMIZE_DAYS", "30")]).await;
+    let late = hit("late", now().saturating_add_millis(-30 * day), 2);
+    let young = hit("young", now().saturating_add_millis(-29 * day), 3);
+    let sent = [late, young].map(|hit| v1::Fact::from(Fact::Hit(hit)));
+    service.record(sent.to_vec()).await.unwrap();
+    eventually("upkeep has shortened what was stored", async || {
+        let hits = test_support::tables::stored_hits(&client, "").await;
+        let addresses: Vec<_> = hits
+            .iter()
+            .map(|hit| hit.client_address.unwrap().to_string())
+            .collect();
+        (addresses == ["203.0.113.0", "203.0.113.0", "203.0.113.7"]).then_some(())
+    })
+    .await;
+    service.end().await;
+}
+
+#[tokio::test]
 async fn bad_facts_are_refused_one_by_one_and_good_ones_recorded() {
     let database = fresh_database().await;
     let service = Service::start(&database.url_of(RECORDER_ROLE), &[("RETENTION_DAYS", "30")]).await;

@@ -125,6 +125,9 @@ impl Work for Describing<'_> {
                 .await
                 .in_statement("raise_revision")?;
         }
+        tx.execute(BEGIN_UPKEEP_ANEW, &[])
+            .await
+            .in_statement("begin_upkeep_anew")?;
         let row = tx
             .query_one(
                 COUNT_NOT_COUNTING,
@@ -160,6 +163,9 @@ where m.email_id = d.email_id and m.marked_at = d.marked_at and m.client_address
 const RAISE_REVISION: &str = "
 insert into revisions as r (writer, revision) values ('import/places', 1)
   on conflict (writer) do update set revision = r.revision + 1";
+
+/// What was recorded here is older than where the shortening of addresses may have come to.
+const BEGIN_UPKEEP_ANEW: &str = "update upkeep set done_until = default";
 
 const COUNT_NOT_COUNTING: &str = "
 select count(*)
