@@ -61,7 +61,8 @@ class Operations(unittest.TestCase):
             self.assertIn(refused, metrics.splitlines())
 
     def test_the_doctor_looks_from_inside(self):
-        # By its name, localhost, a container reaches itself alone; what is behind the name it sees.
+        self.stack.compose("build", "doctor")
+        # By its name, localhost, a container reaches itself alone, and says so; what is behind the name it sees.
         report = json.loads(self.stack.compose("run", "--rm", "doctor", "--json", check=False))
         checks = {check["name"]: check for check in report["checks"]}
         services = ["pixel-service", "recorder-service", "dashboard-service"]

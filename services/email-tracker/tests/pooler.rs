@@ -59,6 +59,15 @@ impl Pooled {
     }
 }
 
+/// What the recorder's role has said to the server, by its log, in lower case.
+fn statements_of_recorder(log: &str) -> Vec<String> {
+    let begin = format!("<{RECORDER_ROLE}> LOG:  ");
+    log.lines()
+        .filter_map(|line| line.strip_prefix(&begin)?.split_once(": "))
+        .map(|(_, statement)| statement.trim().to_lowercase())
+        .collect()
+}
+
 mod through_pgbouncer {
     use super::*;
 
@@ -92,38 +101,31 @@ mod through_pgbouncer {
     #[tokio::test]
     #[ignore = "needs PGBOUNCER, which scripts/pgbouncer prints"]
     async fn nothing_that_the_recorder_says_outlives_its_transaction() {
-        let pooled = Pooled::with(&[], &["log_statement=all", "log_line_prefix=<%u> "]).await;
+        let of_server = ["log_statement=all", "log_line_prefix=<%u> "];
+        let pooled = Pooled::with(&["min_pool_size = 3"], &of_server).await;
         let services = pooled.services().await;
+        let sessions =
+            "select count(*) from pg_stat_activity where datname = current_database() and usename = $1";
+        let client = pooled.database.superuser().await;
+        eventually("there are sessions to take turns", async || {
+            let row = client.query_one(sessions, &[&RECORDER_ROLE]).await.unwrap();
+            (row.get::<_, i64>(0) > 1).then_some(())
+        })
+        .await;
         for reader in 0..20 {
             services.hit(&token("one"), reader).await;
             services.shows(u64::from(reader) + 1, u64::from(reader) + 1).await;
         }
-        let sessions =
-            "select count(*) from pg_stat_activity where datname = current_database() and usename = $1";
-        let client = pooled.database.superuser().await;
-        let row = client.query_one(sessions, &[&RECORDER_ROLE]).await.unwrap();
-        assert!(row.get::<_, i64>(0) > 1, "transactions have changed sessions");
-
-        let log = pooled.server.log();
-        let of_recorder = format!("<{RECORDER_ROLE}> LOG:  ");
-        let said: Vec<String> = log
-            .lines()
-            .filter_map(|line| line.strip_prefix(&of_recorder)?.split_once(": "))
-            .map(|(_, statement)| statement.trim().to_lowercase())
-            .collect();
-        let transactions = said
-            .iter()
-            .filter(|said| said.starts_with("start transaction"))
-            .count();
-        let limited = said
-            .iter()
-            .filter(|said| said.starts_with("set local") && said.contains("statement_timeout = '30s'"))
-            .count();
-        assert!(transactions >= 20, "{said:#?}");
-        assert_eq!(
-            limited, transactions,
-            "each transaction has its time limits: {said:#?}"
-        );
+        // One that has just begun is given the time to go on.
+        let said = eventually("each transaction has its time limits", async || {
+            let said = statements_of_recorder(&pooled.server.log());
+            let limits =
+                |said: &&String| said.starts_with("set local") && said.contains("statement_timeout = '30s'");
+            let transactions = said.iter().filter(|said| said.starts_with("start transaction"));
+            let transactions = transactions.count();
+            (transactions >= 20 && said.iter().filter(limits).count() == transactions).then_some(said)
+        })
+        .await;
         for statement in said.iter().flat_map(|said| said.split("; ")) {
             if statement.starts_with("set application_name=") {
                 continue; // by PgBouncer itself, which keeps each client's own

@@ -16,7 +16,7 @@ use super::{
     installed::Account,
     server::{SUPERUSER, Server},
 };
-use crate::{Spawned, eventually, net::free_port};
+use crate::{Spawned, eventually, net::free_port, watchdog::Watchdog};
 
 /// Each transaction goes to the server's connection that has rested longest, never to the one of before if there is
 /// another: whoever relies on a session finds it gone.
@@ -38,6 +38,7 @@ pub struct PgBouncer {
     account: Option<Account>,
     port: u16,
     process: Mutex<Option<Spawned>>,
+    _watchdog: Watchdog,
 }
 
 impl PgBouncer {
@@ -60,6 +61,7 @@ impl PgBouncer {
             account: Account::needed(),
             port: free_port(),
             process: Mutex::default(),
+            _watchdog: Watchdog::start("rm -rf -- \"$1\"", &[folder.path().as_os_str()]),
             folder,
         };
         bouncer.write(&program, server, roles, settings);
