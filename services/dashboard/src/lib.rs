@@ -6,6 +6,8 @@
 //! | `/dashboard/api/open-events` | `api::open_events`, streamed by `api::list` |
 //! | `/metrics/gmail-proxy-latency` | `diagnostics::latency` |
 //! | `/metrics/suppress-signals`, `/metrics/suppression-debug` | `diagnostics::signals` |
+//! | `/dashboard/api/v1/emails` | `api::search`, streamed by `api::list` |
+//! | `/dashboard/session` | `session` |
 //! | `/dashboard` and what it loads | `page` |
 //! | `/dashboard/health` | `health` |
 
@@ -16,6 +18,7 @@ mod health;
 mod http;
 mod metrics;
 mod page;
+mod session;
 mod settings;
 
 use anyhow::Context;
@@ -29,6 +32,7 @@ use crate::{
     health::Health,
     http::Dashboard,
     metrics::Metrics,
+    session::Failures,
 };
 
 pub use settings::{SETTINGS, Settings};
@@ -59,6 +63,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         health: health.clone(),
         database: database.clone(),
         clock,
+        failures: Failures::default(),
     };
     if dashboard.tokens.is_empty() {
         tracing::warn!("DASHBOARD_TOKEN is not set: every request for data is refused");

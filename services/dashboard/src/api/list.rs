@@ -46,14 +46,14 @@ select writer, revision from revisions order by writer collate "C"
 pub(crate) trait List: fmt::Debug + Send + Sync + Sized + 'static {
     /// Its name in the API.
     const NAME: &'static str;
-    /// Its rows in order, those after the cursor only.
-    const SQL: &'static str;
 
     /// Reads the question.
     fn read(parameters: &Parameters<'_>) -> Result<Self, ApiError>;
     /// How many rows are asked for at most.
     fn limit(&self) -> Option<usize>;
-    /// The parameters of [`List::SQL`].
+    /// Its rows in order, those after the cursor only; one of a few texts.
+    fn sql(&self) -> &'static str;
+    /// The parameters of [`List::sql`].
     fn sql_parameters(&self) -> Vec<&(dyn ToSql + Sync)>;
     /// Whether the row belongs to the answer, where the SQL lets through too much.
     fn shows(&self, _row: &Row) -> Result<bool, RowError> {
@@ -312,7 +312,7 @@ async fn write<L: List>(
         list,
         &revisions(&snapshot.query(&statement, &[]).await?)?,
     );
-    let statement = snapshot.prepare_cached(L::SQL).await?;
+    let statement = snapshot.prepare_cached(list.sql()).await?;
     let portal = snapshot.bind(&statement, &list.sql_parameters()).await?;
     let mut page = Page::new(list);
     loop {

@@ -12,5 +12,7 @@ mod diagnostics;
 mod emails;
 mod open_events;
 mod outage;
+mod search;
+mod session;
 mod streaming;
 mod support;
