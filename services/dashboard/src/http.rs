@@ -29,6 +29,7 @@ use crate::{
         signals::{ReadSignals, SuppressSignals, SuppressionDebug},
     },
     health::Health,
+    live::{self, Live},
     metrics::{Metrics, Route},
     page::{APP, Asset, ICON, INDEX, STYLE},
     session::{self, Failures},
@@ -73,6 +74,8 @@ pub(crate) struct Dashboard {
     pub(crate) health: Health,
     /// Who gave wrong tokens.
     pub(crate) failures: Failures,
+    /// Who listens.
+    pub(crate) live: Live,
     /// What it counts.
     pub(crate) metrics: Metrics,
 }
@@ -86,6 +89,7 @@ pub(crate) fn router(dashboard: Dashboard) -> Router {
         .route("/dashboard/api/emails", get(list::<Emails>))
         .route("/dashboard/api/open-events", get(list::<OpenEvents>))
         .route("/dashboard/api/v1/emails", get(list::<Search>))
+        .route("/dashboard/api/v1/live", get(live::listen))
         .route(
             "/dashboard/session",
             get(session::show).post(session::log_in).delete(session::log_out),

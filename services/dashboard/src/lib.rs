@@ -7,6 +7,7 @@
 //! | `/metrics/gmail-proxy-latency` | `diagnostics::latency` |
 //! | `/metrics/suppress-signals`, `/metrics/suppression-debug` | `diagnostics::signals` |
 //! | `/dashboard/api/v1/emails` | `api::search`, streamed by `api::list` |
+//! | `/dashboard/api/v1/live` | `live` |
 //! | `/dashboard/session` | `session` |
 //! | `/dashboard` and what it loads | `page` |
 //! | `/dashboard/health` | `health` |
@@ -16,6 +17,7 @@ mod auth;
 mod diagnostics;
 mod health;
 mod http;
+mod live;
 mod metrics;
 mod page;
 mod session;
@@ -31,6 +33,7 @@ use crate::{
     diagnostics::{latency::ReadLatencies, signals::ReadSignals},
     health::Health,
     http::Dashboard,
+    live::Live,
     metrics::Metrics,
     session::Failures,
 };
@@ -57,6 +60,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
     let database =
         Database::open(&config, metrics.meter())?.counting(&[ReadSignals::NAME, ReadLatencies::NAME]);
     let health = Health::of(database.clone());
+    let live = Live::new(stop.clone());
     let dashboard = Dashboard {
         tokens: Tokens::new(settings.tokens.iter().map(Secret::expose)),
         metrics: Metrics::new(metrics.meter()),
@@ -64,6 +68,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         database: database.clone(),
         clock,
         failures: Failures::default(),
+        live: live.clone(),
     };
     if dashboard.tokens.is_empty() {
         tracing::warn!("DASHBOARD_TOKEN is not set: every request for data is refused");
@@ -81,6 +86,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
             stop.clone(),
         ),
     );
+    tasks.spawn("live", live.follow(database.clone()));
     let patience = grace.mul_f32(0.8); // the rest is for who ends the connections of those who waited in vain
     tasks.spawn("http", sockets.public.serve(router, LIMITS, patience, stop));
     let ended = tasks.finish().await;

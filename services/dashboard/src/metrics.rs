@@ -22,6 +22,8 @@ pub(crate) enum Route {
     OpenEvents,
     /// The list of emails as the page searches it.
     Search,
+    /// Listening to changes.
+    Live,
     /// Logging in and out.
     Session,
     /// One of the diagnostics.
@@ -35,10 +37,11 @@ pub(crate) enum Route {
 }
 
 impl Route {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Emails,
         Self::OpenEvents,
         Self::Search,
+        Self::Live,
         Self::Session,
         Self::Diagnostics,
         Self::Page,
@@ -55,6 +58,7 @@ impl Route {
             "/dashboard/api/emails" => Self::Emails,
             "/dashboard/api/open-events" => Self::OpenEvents,
             "/dashboard/api/v1/emails" => Self::Search,
+            "/dashboard/api/v1/live" => Self::Live,
             "/dashboard/session" => Self::Session,
             "/dashboard/health" => Self::Health,
             "/metrics/gmail-proxy-latency" | "/metrics/suppress-signals" | "/metrics/suppression-debug" => {
@@ -74,6 +78,7 @@ impl Route {
             Self::Emails => "emails",
             Self::OpenEvents => "open_events",
             Self::Search => "search",
+            Self::Live => "live",
             Self::Session => "session",
             Self::Diagnostics => "diagnostics",
             Self::Page => "page",

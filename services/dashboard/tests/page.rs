@@ -235,10 +235,15 @@ async fn emails_and_opens_are_shown_in_a_real_browser() {
                         .find((row) => row.dataset.key === 'one').cells[3].innerText";
     assert_eq!(browser.run(opens_of_one).await, json!("2"));
     facts.hit("one", 900_000, READER).store(&client).await;
+    let stored = std::time::Instant::now();
     eventually("a new open comes in by itself", async || {
         (browser.run(opens_of_one).await == json!("3")).then_some(())
     })
     .await;
+    println!(
+        "a new open was shown {} ms after its commit",
+        stored.elapsed().as_millis()
+    );
     let unchanged = "email_tracker_dashboard_not_modified_total{route=\"search\"}";
     eventually("an unchanged list is answered by 304", async || {
         (dashboard.metric(unchanged).await > 0.0).then_some(())

@@ -334,6 +334,16 @@ async fn write<L: List>(
     reader.finish(etag, page.finish()).await
 }
 
+/// The present state of all that lists show.
+pub(crate) async fn read_revisions(database: &Database) -> Result<Revisions, ApiError> {
+    let read = async {
+        let connection = database.client().await?;
+        let statement = connection.prepare_cached(REVISIONS).await?;
+        Ok::<_, Cut>(revisions(&connection.query(&statement, &[]).await?)?)
+    };
+    Ok(read.await?)
+}
+
 fn revisions(rows: &[Row]) -> Result<Revisions, RowError> {
     rows.iter()
         .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))

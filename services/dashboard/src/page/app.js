@@ -2,7 +2,8 @@
 // Everything that comes from outside is put into the page as text, never as markup.
 
 const PAGE_ROWS = 50;
-const REFRESH_MS = 5_000;
+const REFRESH_MS = 10_000;
+const LISTEN_AGAIN_MS = 3_000;
 
 const $ = (id) => document.getElementById(id);
 
@@ -41,11 +42,13 @@ async function openSession(request = {}) {
   const body = await response.json();
   if (!response.ok) throw new Error(body.error ?? `The server answered ${response.status}`);
   session = { csrf: body.csrf_token };
+  listen();
   return true;
 }
 
 function askForToken(problem = "") {
   session = null;
+  hush();
   stop();
   for (const list of Object.values(lists)) list.forget();
   $("lists").hidden = true;
@@ -317,9 +320,11 @@ const lists = {
 // ---- Keeping it fresh: one request at a time, the newest wish wins, nothing while nobody looks.
 
 let running = null;
+let again = false;
 let timer = null;
 
 function stop() {
+  again = false;
   running?.abort();
   running = null;
   clearTimeout(timer);
@@ -341,7 +346,34 @@ async function refresh() {
     }
     say({ trouble: `Not up to date: ${error.message}. Trying again.` });
   }
-  if (running === own && !document.hidden) timer = setTimeout(refresh, REFRESH_MS);
+  if (running !== own) return;
+  running = null;
+  if (again) refresh();
+  else if (!document.hidden) timer = setTimeout(refresh, REFRESH_MS);
+}
+
+// ---- Live: the server says that something has changed, also since the connection was lost. Asking now and then goes on,
+// for whoever has a proxy in between that holds events back.
+
+let listening = null;
+
+function listen() {
+  hush();
+  listening = new EventSource("/dashboard/api/v1/live");
+  listening.addEventListener("changed", () => {
+    if (document.hidden) return;
+    if (running) again = true;
+    else refresh();
+  });
+  // The browser connects again by itself, unless it was refused.
+  listening.addEventListener("error", () => {
+    if (listening?.readyState === EventSource.CLOSED) setTimeout(() => session && listen(), LISTEN_AGAIN_MS);
+  });
+}
+
+function hush() {
+  listening?.close();
+  listening = null;
 }
 
 /** Only trouble is announced by screen readers, and only when it changes. */

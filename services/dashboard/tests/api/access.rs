@@ -5,13 +5,14 @@ use test_support::http::{Answer, Connection, Request, get};
 
 use crate::support::*;
 
-const PRIVATE: [&str; 8] = [
+const PRIVATE: [&str; 9] = [
     "/dashboard/api/emails",
     "/dashboard/api/open-events",
     "/metrics/gmail-proxy-latency",
     "/metrics/suppress-signals",
     "/metrics/suppression-debug",
     "/dashboard/api/v1/emails",
+    "/dashboard/api/v1/live",
     "/dashboard/api/nothing",
     "/dashboard/api",
 ];
@@ -291,6 +292,7 @@ async fn every_series_begins_at_zero_and_counts() {
         "emails",
         "open_events",
         "search",
+        "live",
         "session",
         "diagnostics",
         "page",

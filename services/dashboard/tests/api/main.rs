@@ -10,6 +10,7 @@
 mod access;
 mod diagnostics;
 mod emails;
+mod live;
 mod open_events;
 mod outage;
 mod search;
