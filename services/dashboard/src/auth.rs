@@ -1,33 +1,40 @@
-//! Who may read: whoever holds the dashboard's token.
+//! Who may read: whoever holds the dashboard's token, or a session that was given for it (`session`).
 
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
+use tracking::Timestamp;
+
+use crate::session::{self, Key, Session};
 
 /// The header that carries the token.
 pub(crate) const TOKEN_HEADER: &str = "x-tracker-token";
 
 /// The tokens that are accepted: the current one and, while it is being replaced, the previous one.
 #[derive(Clone)]
-pub(crate) struct Tokens(Arc<[[u8; 32]]>);
+pub(crate) struct Tokens {
+    digests: Arc<[[u8; 32]]>,
+    /// The keys of their sessions, in the same order.
+    keys: Arc<[Key]>,
+}
 
 impl Tokens {
     /// Accepts each of `tokens`; an empty text is never accepted.
     pub(crate) fn new<'a>(tokens: impl IntoIterator<Item = &'a str>) -> Self {
-        Self(
-            tokens
-                .into_iter()
-                .filter(|token| !token.is_empty())
-                .map(digest)
-                .collect(),
-        )
+        let digests: Arc<[_]> = tokens
+            .into_iter()
+            .filter(|token| !token.is_empty())
+            .map(digest)
+            .collect();
+        let keys = digests.iter().map(|digest| session::key_of(digest)).collect();
+        Self { digests, keys }
     }
 
     /// Whether any token is accepted at all.
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.digests.is_empty()
     }
 
     /// Whether the request carries one accepted token, and nothing else under its name.
@@ -41,10 +48,23 @@ impl Tokens {
         };
         let given = digest(token.as_bytes());
         let is_any = self
-            .0
+            .digests
             .iter()
             .fold(Choice::from(0), |found, accepted| found | accepted.ct_eq(&given));
         is_any.into()
+    }
+
+    /// The key of the sessions for `token`, if it is accepted.
+    pub(crate) fn key_of(&self, token: &str) -> Option<Key> {
+        let given = digest(token);
+        let mut accepted = self.digests.iter().zip(self.keys.iter());
+        let found = accepted.find(|(digest, _)| bool::from(digest.ct_eq(&given)));
+        found.map(|(_, key)| *key)
+    }
+
+    /// The session whose cookie the request carries, if it holds at `now`.
+    pub(crate) fn session(&self, headers: &HeaderMap, now: Timestamp) -> Option<Session> {
+        Session::find(&self.keys, headers, now)
     }
 }
 

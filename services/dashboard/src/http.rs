@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use axum::{
     Json, Router,
-    extract::{RawQuery, Request, State},
+    extract::{DefaultBodyLimit, RawQuery, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -21,6 +21,7 @@ use crate::{
         errors::ApiError,
         list::{self, List},
         open_events::OpenEvents,
+        search::Search,
     },
     auth::Tokens,
     diagnostics::{
@@ -28,12 +29,14 @@ use crate::{
         signals::{ReadSignals, SuppressSignals, SuppressionDebug},
     },
     health::Health,
+    live::{self, Live},
     metrics::{Metrics, Route},
     page::{APP, Asset, ICON, INDEX, STYLE},
+    session::{self, Failures},
 };
 
 /// Headers of every answer that does not say otherwise itself.
-const HEADERS: [(HeaderName, &str); 6] = [
+const HEADERS: [(HeaderName, &str); 7] = [
     (
         header::CONTENT_SECURITY_POLICY,
         "default-src 'none'; frame-ancestors 'none'",
@@ -46,10 +49,17 @@ const HEADERS: [(HeaderName, &str); 6] = [
         "same-origin",
     ),
     (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        "same-origin",
+    ),
+    (
         HeaderName::from_static("permissions-policy"),
         "camera=(), geolocation=(), microphone=()",
     ),
 ];
+
+/// Of what is sent to log in, in bytes.
+const LARGEST_BODY: usize = 16 << 10;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -62,6 +72,10 @@ pub(crate) struct Dashboard {
     pub(crate) tokens: Tokens,
     /// Whether it can.
     pub(crate) health: Health,
+    /// Who gave wrong tokens.
+    pub(crate) failures: Failures,
+    /// Who listens.
+    pub(crate) live: Live,
     /// What it counts.
     pub(crate) metrics: Metrics,
 }
@@ -74,6 +88,12 @@ pub(crate) fn router(dashboard: Dashboard) -> Router {
     Router::new()
         .route("/dashboard/api/emails", get(list::<Emails>))
         .route("/dashboard/api/open-events", get(list::<OpenEvents>))
+        .route("/dashboard/api/v1/emails", get(list::<Search>))
+        .route("/dashboard/api/v1/live", get(live::listen))
+        .route(
+            "/dashboard/session",
+            get(session::show).post(session::log_in).delete(session::log_out),
+        )
         .route("/metrics/gmail-proxy-latency", get(gmail_proxy_latency))
         .route("/metrics/suppress-signals", get(signals::<SuppressSignals>))
         .route("/metrics/suppression-debug", get(signals::<SuppressionDebug>))
@@ -85,6 +105,7 @@ pub(crate) fn router(dashboard: Dashboard) -> Router {
         .route("/dashboard/icon.svg", asset(ICON))
         .fallback(|| async { ApiError::NotFound })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .layer(compression)
         .layer(middleware::from_fn_with_state(dashboard.clone(), guard))
         .with_state(dashboard)
@@ -97,7 +118,9 @@ async fn guard(State(dashboard): State<Dashboard>, request: Request, next: Next)
     let route = Route::of(path);
     let is_private =
         path == "/dashboard/api" || path.starts_with("/dashboard/api/") || path.starts_with("/metrics/");
-    let mut response = if is_private && !dashboard.tokens.accept(request.headers()) {
+    let is_refused =
+        is_private && !session::may_read(&dashboard.tokens, request.headers(), dashboard.clock.now());
+    let mut response = if is_refused {
         ApiError::Unauthorized.into_response()
     } else {
         next.run(request).await

@@ -6,6 +6,9 @@
 //! | `/dashboard/api/open-events` | `api::open_events`, streamed by `api::list` |
 //! | `/metrics/gmail-proxy-latency` | `diagnostics::latency` |
 //! | `/metrics/suppress-signals`, `/metrics/suppression-debug` | `diagnostics::signals` |
+//! | `/dashboard/api/v1/emails` | `api::search`, streamed by `api::list` |
+//! | `/dashboard/api/v1/live` | `live` |
+//! | `/dashboard/session` | `session` |
 //! | `/dashboard` and what it loads | `page` |
 //! | `/dashboard/health` | `health` |
 
@@ -14,8 +17,10 @@ mod auth;
 mod diagnostics;
 mod health;
 mod http;
+mod live;
 mod metrics;
 mod page;
+mod session;
 mod settings;
 
 use anyhow::Context;
@@ -31,7 +36,9 @@ use crate::{
     diagnostics::{latency::ReadLatencies, signals::ReadSignals},
     health::Health,
     http::Dashboard,
+    live::Live,
     metrics::Metrics,
+    session::Failures,
 };
 
 pub use settings::{SETTINGS, Settings};
@@ -56,12 +63,15 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
     let database =
         Database::open(&config, metrics.meter())?.counting(&[ReadSignals::NAME, ReadLatencies::NAME]);
     let health = Health::of(database.clone());
+    let live = Live::new(stop.clone());
     let dashboard = Dashboard {
         tokens: Tokens::new(settings.tokens.iter().map(Secret::expose)),
         metrics: Metrics::new(metrics.meter()),
         health: health.clone(),
         database: database.clone(),
         clock,
+        failures: Failures::default(),
+        live: live.clone(),
     };
     if dashboard.tokens.is_empty() {
         tracing::warn!("DASHBOARD_TOKEN is not set: every request for data is refused");
@@ -79,6 +89,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
             stop.clone(),
         ),
     );
+    tasks.spawn("live", live.follow(database.clone()));
     let patience = grace.mul_f32(0.8); // the rest is for who ends the connections of those who waited in vain
     tasks.spawn("http", sockets.public.serve(router, LIMITS, patience, stop));
     let ended = tasks.finish().await;

@@ -20,6 +20,12 @@ pub(crate) enum Route {
     Emails,
     /// The list of opens.
     OpenEvents,
+    /// The list of emails as the page searches it.
+    Search,
+    /// Listening to changes.
+    Live,
+    /// Logging in and out.
+    Session,
     /// One of the diagnostics.
     Diagnostics,
     /// The page and what it loads.
@@ -31,20 +37,29 @@ pub(crate) enum Route {
 }
 
 impl Route {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 9] = [
         Self::Emails,
         Self::OpenEvents,
+        Self::Search,
+        Self::Live,
+        Self::Session,
         Self::Diagnostics,
         Self::Page,
         Self::Health,
         Self::Unknown,
     ];
 
+    /// Those that answer 304 to who holds the answer already.
+    const LISTS: [Self; 3] = [Self::Emails, Self::OpenEvents, Self::Search];
+
     /// The route of a path.
     pub(crate) fn of(path: &str) -> Self {
         match path {
             "/dashboard/api/emails" => Self::Emails,
             "/dashboard/api/open-events" => Self::OpenEvents,
+            "/dashboard/api/v1/emails" => Self::Search,
+            "/dashboard/api/v1/live" => Self::Live,
+            "/dashboard/session" => Self::Session,
             "/dashboard/health" => Self::Health,
             "/metrics/gmail-proxy-latency" | "/metrics/suppress-signals" | "/metrics/suppression-debug" => {
                 Self::Diagnostics
@@ -62,6 +77,9 @@ impl Route {
         match self {
             Self::Emails => "emails",
             Self::OpenEvents => "open_events",
+            Self::Search => "search",
+            Self::Live => "live",
+            Self::Session => "session",
             Self::Diagnostics => "diagnostics",
             Self::Page => "page",
             Self::Health => "health",
@@ -152,7 +170,7 @@ impl Metrics {
                 metrics.requests.add(0, &request_labels(route, class));
             }
         }
-        for route in [Route::Emails, Route::OpenEvents] {
+        for route in Route::LISTS {
             metrics
                 .not_modified
                 .add(0, &[KeyValue::new("route", route.label())]);
@@ -175,7 +193,7 @@ impl Metrics {
         self.requests.add(1, &request_labels(route, class));
         let label = [KeyValue::new("route", route.label())];
         self.duration.record(time.as_secs_f64(), &label);
-        if status == StatusCode::NOT_MODIFIED && matches!(route, Route::Emails | Route::OpenEvents) {
+        if status == StatusCode::NOT_MODIFIED && Route::LISTS.contains(&route) {
             self.not_modified.add(1, &label);
         }
     }

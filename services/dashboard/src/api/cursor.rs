@@ -47,6 +47,32 @@ impl EmailCursor {
     }
 }
 
+/// The place of an email in one of the page's orders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OrderCursor {
+    /// What the order goes by, never negative: milliseconds since the epoch, or opens.
+    pub(crate) key: i64,
+    /// Orders emails of the same key.
+    pub(crate) email_id: String,
+}
+
+impl OrderCursor {
+    /// The cursor as text; `kind` names the order.
+    pub(crate) fn encode(&self, kind: u8) -> String {
+        encode(kind, Timestamp::from_millis(self.key), self.email_id.as_bytes())
+    }
+
+    /// The cursor in a text that [`OrderCursor::encode`] made for the same order.
+    pub(crate) fn decode(kind: u8, text: &str) -> Option<Self> {
+        let (key, email_id) = decode(kind, text)?;
+        let email_id = String::from_utf8(email_id).ok().filter(|id| !id.contains('\0'))?;
+        Some(Self {
+            key: key.as_millis(),
+            email_id,
+        })
+    }
+}
+
 impl HitCursor {
     const KIND: u8 = b'h';
 

@@ -69,7 +69,6 @@ struct Item<'r> {
 
 impl List for Emails {
     const NAME: &'static str = "emails";
-    const SQL: &'static str = SQL;
 
     fn read(parameters: &Parameters<'_>) -> Result<Self, ApiError> {
         let limit = parameters.limit()?;
@@ -95,6 +94,10 @@ impl List for Emails {
 
     fn limit(&self) -> Option<usize> {
         self.limit
+    }
+
+    fn sql(&self) -> &'static str {
+        SQL
     }
 
     fn sql_parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
@@ -128,21 +131,7 @@ impl List for Emails {
     }
 
     fn write(&self, row: &Row, json: &mut Vec<u8>) -> Result<(), RowError> {
-        let open_count: i64 = row.try_get(5)?;
-        let item = Item {
-            email_id: row.try_get(0)?,
-            user_id: row.try_get(1)?,
-            recipient: row.try_get(2)?,
-            sender_email: row.try_get(3)?,
-            sent_at: row.try_get(4)?,
-            unique_open_count: open_count,
-            total_open_events: open_count,
-            raw_open_events: row.try_get(6)?,
-            last_opened_at: row.try_get::<_, Option<Timestamptz>>(7)?.map(IsoTime::from),
-            opened: open_count > 0,
-            created_at: row.try_get::<_, Timestamptz>(8)?.into(),
-        };
-        Ok(serde_json::to_writer(json, &item)?)
+        write_email(row, json)
     }
 
     fn cursor(&self, row: &Row) -> Result<String, RowError> {
@@ -152,4 +141,23 @@ impl List for Emails {
         };
         Ok(cursor.encode())
     }
+}
+
+/// Writes one email. The row's columns are those that [`SQL`] selects, in its order.
+pub(super) fn write_email(row: &Row, json: &mut Vec<u8>) -> Result<(), RowError> {
+    let open_count: i64 = row.try_get(5)?;
+    let item = Item {
+        email_id: row.try_get(0)?,
+        user_id: row.try_get(1)?,
+        recipient: row.try_get(2)?,
+        sender_email: row.try_get(3)?,
+        sent_at: row.try_get(4)?,
+        unique_open_count: open_count,
+        total_open_events: open_count,
+        raw_open_events: row.try_get(6)?,
+        last_opened_at: row.try_get::<_, Option<Timestamptz>>(7)?.map(IsoTime::from),
+        opened: open_count > 0,
+        created_at: row.try_get::<_, Timestamptz>(8)?.into(),
+    };
+    Ok(serde_json::to_writer(json, &item)?)
 }

@@ -38,6 +38,15 @@ pub(crate) enum ApiError {
     /// The database cannot be reached, is too slow, or is not migrated yet.
     #[error("The database is not available")]
     DatabaseAway(#[source] database::Error),
+    /// The request is understood and not allowed as it is.
+    #[error("{1}")]
+    Refused(StatusCode, &'static str),
+    /// Too many wrong tokens from one address.
+    #[error("Too many wrong tokens; try again in {seconds} s")]
+    TooManyFailures {
+        /// After how many seconds the next one may be given.
+        seconds: i64,
+    },
     /// Something that the code does not understand: a defect.
     #[error("Internal error")]
     Defect(#[source] Box<dyn Error + Send + Sync>),
@@ -83,6 +92,8 @@ impl ApiError {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::DatabaseAway(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Refused(status, _) => *status,
+            Self::TooManyFailures { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Defect(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -119,6 +130,9 @@ impl IntoResponse for ApiError {
             }
             Self::DatabaseAway(_) => {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
+            }
+            Self::TooManyFailures { seconds } => {
+                headers.insert(header::RETRY_AFTER, seconds.into());
             }
             _ => {}
         }

@@ -30,6 +30,11 @@ impl ETag {
         Self(BASE64_URL_SAFE_NO_PAD.encode(digest))
     }
 
+    /// The tag's text, without quotes.
+    pub(crate) fn into_text(self) -> String {
+        self.0
+    }
+
     /// The header's value.
     pub(crate) fn header(&self) -> Option<HeaderValue> {
         HeaderValue::from_str(&format!("W/\"{}\"", self.0)).ok()

@@ -49,14 +49,14 @@ select writer, revision from revisions order by writer collate "C"
 pub(crate) trait List: fmt::Debug + Send + Sync + Sized + 'static {
     /// Its name in the API.
     const NAME: &'static str;
-    /// Its rows in order, those after the cursor only.
-    const SQL: &'static str;
 
     /// Reads the question.
     fn read(parameters: &Parameters<'_>) -> Result<Self, ApiError>;
     /// How many rows are asked for at most.
     fn limit(&self) -> Option<usize>;
-    /// The parameters of [`List::SQL`].
+    /// Its rows in order, those after the cursor only; one of a few texts.
+    fn sql(&self) -> &'static str;
+    /// The parameters of [`List::sql`].
     fn sql_parameters(&self) -> Vec<&(dyn ToSql + Sync)>;
     /// Whether the row belongs to the answer, where the SQL lets through too much.
     fn shows(&self, _row: &Row) -> Result<bool, RowError> {
@@ -336,7 +336,7 @@ async fn write<L: List>(
         list,
         &revisions(&snapshot.query(&statement, &[]).await?)?,
     );
-    let statement = snapshot.prepare_cached(L::SQL).await?;
+    let statement = snapshot.prepare_cached(list.sql()).await?;
     let portal = snapshot.bind(&statement, &list.sql_parameters()).await?;
     let mut page = Page::new(list);
     loop {
@@ -356,6 +356,16 @@ async fn write<L: List>(
     drop(snapshot);
     drop(connection); // before the client has read the rest
     reader.finish(etag, page.finish()).await
+}
+
+/// The present state of all that lists show.
+pub(crate) async fn read_revisions(database: &Database) -> Result<Revisions, ApiError> {
+    let read = async {
+        let connection = database.client().await?;
+        let statement = connection.prepare_cached(REVISIONS).await?;
+        Ok::<_, Cut>(revisions(&connection.query(&statement, &[]).await?)?)
+    };
+    Ok(read.await?)
 }
 
 fn revisions(rows: &[Row]) -> Result<Revisions, RowError> {

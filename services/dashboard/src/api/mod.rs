@@ -7,3 +7,4 @@ pub(crate) mod etag;
 pub(crate) mod list;
 pub(crate) mod open_events;
 pub(crate) mod parameters;
+pub(crate) mod search;

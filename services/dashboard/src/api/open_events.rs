@@ -75,7 +75,6 @@ struct Item<'r> {
 
 impl List for OpenEvents {
     const NAME: &'static str = "open-events";
-    const SQL: &'static str = SQL;
 
     fn read(parameters: &Parameters<'_>) -> Result<Self, ApiError> {
         let limit = parameters.limit()?;
@@ -94,6 +93,10 @@ impl List for OpenEvents {
 
     fn limit(&self) -> Option<usize> {
         self.limit
+    }
+
+    fn sql(&self) -> &'static str {
+        SQL
     }
 
     fn sql_parameters(&self) -> Vec<&(dyn ToSql + Sync)> {

@@ -1,9 +1,9 @@
 // The dashboard page: lists emails and opens, and keeps them fresh by asking for what changed.
 // Everything that comes from outside is put into the page as text, never as markup.
 
-const TOKEN = "email-tracker-token";
-const PAGE_ROWS = 100;
+const PAGE_ROWS = 50;
 const REFRESH_MS = 10_000;
+const LISTEN_AGAIN_MS = 3_000;
 
 const $ = (id) => document.getElementById(id);
 
@@ -31,12 +31,24 @@ function goTo(tab, emailId = null) {
   show();
 }
 
-// ---- The token lives as long as the browser tab.
+// ---- The session is a cookie that this script cannot read; what it needs to end it is its CSRF token.
 
-const token = () => sessionStorage.getItem(TOKEN);
+const SESSION = "/dashboard/session";
+let session = null;
+
+async function openSession(request = {}) {
+  const response = await fetch(SESSION, { cache: "no-store", ...request });
+  if (response.status === 401) return false;
+  const body = await response.json();
+  if (!response.ok) throw new Error(body.error ?? `The server answered ${response.status}`);
+  session = { csrf: body.csrf_token };
+  listen();
+  return true;
+}
 
 function askForToken(problem = "") {
-  sessionStorage.removeItem(TOKEN);
+  session = null;
+  hush();
   stop();
   for (const list of Object.values(lists)) list.forget();
   $("lists").hidden = true;
@@ -48,6 +60,33 @@ function askForToken(problem = "") {
   $("token").focus();
 }
 
+async function signIn() {
+  const token = $("token").value.trim();
+  $("token").value = "";
+  const request = {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ token }),
+  };
+  try {
+    if (await openSession(request)) show();
+    else askForToken("The server does not accept this token.");
+  } catch (error) {
+    askForToken(`${error.message}.`);
+  }
+}
+
+async function signOut() {
+  try {
+    const request = { method: "DELETE", headers: { "X-CSRF-Token": session?.csrf ?? "" } };
+    const response = await fetch(SESSION, request);
+    if (!response.ok && response.status !== 401) throw new Error(`The server answered ${response.status}`);
+    askForToken();
+  } catch (error) {
+    say({ trouble: `Not logged out: ${error.message}.` });
+  }
+}
+
 // ---- Requests
 
 class Unauthorized extends Error {}
@@ -55,9 +94,8 @@ class Unauthorized extends Error {}
 /** Asks for one page; answers null if `etag` still holds. */
 async function ask(path, parameters, etag, signal) {
   const query = new URLSearchParams(parameters);
-  const headers = { "X-Tracker-Token": token() ?? "" };
-  if (etag) headers["If-None-Match"] = etag;
-  const response = await fetch(`${path}?${query}`, { headers, signal, cache: "no-store", credentials: "omit" });
+  const headers = etag ? { "If-None-Match": etag } : {};
+  const response = await fetch(`${path}?${query}`, { headers, signal, cache: "no-store" });
   if (response.status === 304) return null;
   if (response.status === 401) throw new Unauthorized();
   const body = await response.json();
@@ -65,45 +103,53 @@ async function ask(path, parameters, etag, signal) {
   return { items: body.items, next: body.next_cursor, etag: response.headers.get("ETag") };
 }
 
-// ---- A list: what to ask for, and the rows so far. A change of any row changes the tag of the first page.
+// ---- A list: what to ask for, and one page of its rows. A change of any row changes the page's tag.
 
 class List {
-  constructor({ path, parameters, row, key, body, empty, more }) {
-    Object.assign(this, { path, parameters, row, key, body: $(body), empty: $(empty), more: $(more) });
+  constructor({ name, path, parameters, row, key }) {
+    Object.assign(this, { path, parameters, row, key, body: $(name), empty: $(`no-${name}`) });
+    this.pager = $(`${name}-pages`);
+    this.older = $(`older-${name}`);
+    this.newer = $(`newer-${name}`);
+    this.older.addEventListener("click", () => this.turn(() => this.cursors.push(this.next)));
+    this.newer.addEventListener("click", () => this.turn(() => this.cursors.pop()));
     this.forget();
-    this.more.addEventListener("click", () => {
-      this.pages += 1;
-      refresh();
-    });
+  }
+
+  /** Begins again at the first page. */
+  restart() {
+    this.cursors = [];
+    this.next = null;
   }
 
   forget() {
-    this.pages = 1;
+    this.restart();
     this.question = null;
     this.etag = null;
     this.body.replaceChildren();
     this.empty.hidden = true;
-    this.more.hidden = true;
+    this.pager.hidden = true;
+  }
+
+  async turn(move) {
+    move();
+    await refresh();
+    this.body.closest(".scroll").scrollIntoView({ block: "nearest" });
+    if (document.activeElement?.disabled) (this.older.disabled ? this.newer : this.older).focus();
   }
 
   async refresh(signal) {
-    const parameters = { limit: PAGE_ROWS, ...this.parameters() };
-    const question = JSON.stringify([parameters, this.pages]);
-    const known = question === this.question ? this.etag : null;
-    const first = await ask(this.path, parameters, known, signal);
-    if (first === null) return;
-    const items = [...first.items];
-    let next = first.next;
-    for (let page = 1; next && page < this.pages; page += 1) {
-      const later = await ask(this.path, { ...parameters, cursor: next }, null, signal);
-      items.push(...later.items);
-      next = later.next;
-    }
-    this.draw(items, Boolean(next));
-    Object.assign(this, { question, etag: first.etag });
+    const cursor = this.cursors.at(-1);
+    const parameters = { limit: PAGE_ROWS, ...this.parameters(), ...(cursor && { cursor }) };
+    const question = JSON.stringify(parameters);
+    const page = await ask(this.path, parameters, question === this.question ? this.etag : null, signal);
+    if (page === null) return;
+    this.next = page.next;
+    this.draw(page.items);
+    Object.assign(this, { question, etag: page.etag });
   }
 
-  draw(items, isMore) {
+  draw(items) {
     const focused = this.body.contains(document.activeElement) ? document.activeElement.closest("tr")?.dataset.key : null;
     this.body.replaceChildren(...items.map((item) => {
       const row = this.row(item);
@@ -111,7 +157,10 @@ class List {
       return row;
     }));
     this.empty.hidden = items.length > 0;
-    this.more.hidden = !isMore;
+    this.pager.hidden = !this.next && this.cursors.length === 0;
+    this.older.disabled = !this.next;
+    this.newer.disabled = this.cursors.length === 0;
+    this.pager.querySelector("span").textContent = `Page ${this.cursors.length + 1}`;
     if (focused) {
       [...this.body.rows].find((row) => row.dataset.key === focused)?.querySelector("a")?.focus();
     }
@@ -154,12 +203,24 @@ function linkToOpens(emailId, text) {
   return link;
 }
 
+/** How often it was opened; by people, where the server tells them apart. */
+function opensOf(email) {
+  const badge = document.createElement("strong");
+  badge.className = email.opened ? "badge opened" : "badge";
+  badge.textContent = String(email.unique_open_count);
+  if (email.human_open_count === undefined) return badge;
+  const all = document.createElement("span");
+  all.append(badge, ` (${email.human_open_count} by people)`);
+  return all;
+}
+
 function emailRow(email) {
   const row = document.createElement("tr");
   row.append(
     cell("Recipient", linkToOpens(email.email_id, email.recipient), "recipient"),
+    cell("From", email.sender_email, "sender"),
     cell("Sent", time(email.sent_at), "time"),
-    cell("Opens", String(email.unique_open_count), "number"),
+    cell("Opens", opensOf(email), "number"),
     cell("Hits", String(email.raw_open_events), "number"),
     cell("Last open", time(email.last_opened_at), "time"),
     cell("First hit", time(email.created_at), "time"),
@@ -168,20 +229,47 @@ function emailRow(email) {
 }
 
 const REASONS = {
-  duplicate: "no: repeated",
-  mark_suppress_next: "no: your own look",
-  compose_window: "no: your compose window",
+  duplicate: ["Duplicate", "The same reader again, within half a minute."],
+  mark_suppress_next: ["Suppressed", "You looked at your own mail."],
+  compose_window: ["Suppressed", "Your own compose window loaded it while you wrote."],
 };
+const CLASSES = {
+  human: "Counted",
+  likely: "Counted",
+  unclear: "Unclear",
+  automated: "Automated",
+};
+const DEVICES = { phone: "Phone", computer: "Computer", other: "Other" };
+
+/** What became of the hit, and why in words. */
+function verdict(open) {
+  const [name, why] = open.suppression_reason
+    ? REASONS[open.suppression_reason] ?? [open.suppression_reason, ""]
+    : [CLASSES[open.confidence] ?? "Counted", open.reason ?? ""];
+  const badge = document.createElement("strong");
+  badge.className = `badge ${name.toLowerCase()}`;
+  badge.textContent = name;
+  const holder = document.createElement("span");
+  holder.append(badge, why && ` ${why}`);
+  return holder;
+}
+
+const countries = new Intl.DisplayNames(undefined, { type: "region", fallback: "code" });
+
+function country(code) {
+  return /^[A-Z]{2}$/.test(code ?? "") ? countries.of(code) : code;
+}
 
 function openRow(open) {
-  const geo = [open.geo_city, open.geo_region, open.geo_country].filter(Boolean).join(", ");
+  const geo = [open.geo_city, open.geo_region, country(open.geo_country)].filter(Boolean).join(", ");
   const row = document.createElement("tr");
   if (open.suppression_reason) row.className = "uncounted";
   row.append(
     cell("When", time(open.opened_at), "time"),
     cell("Recipient", linkToOpens(open.email_id, open.recipient), "recipient"),
-    cell("Counts", open.suppression_reason ? REASONS[open.suppression_reason] ?? open.suppression_reason : "yes"),
-    cell("Device", open.device_type),
+    cell("Verdict", verdict(open), "verdict"),
+    cell("Device", DEVICES[open.device_type] ?? open.device_type),
+    cell("Client", open.agent_class?.replaceAll("_", " "), "client"),
     cell("Place", geo || null, "place"),
     cell("Address", open.ip_address, "address"),
     cell("User agent", open.user_agent, "agent"),
@@ -189,20 +277,36 @@ function openRow(open) {
   return row;
 }
 
+/** The start of a day in the viewer's time zone, some days later if so asked. */
+function day(text, later = 0) {
+  const [year, month, date] = text.split("-").map(Number);
+  return new Date(year, month - 1, date + later).toISOString();
+}
+
+/** The filters of the emails that are set. */
+function filters() {
+  const value = (id) => $(id).value.trim();
+  return {
+    sort: value("sort"),
+    ...(value("search") && { q: value("search") }),
+    ...(value("opened") && { opened: value("opened") }),
+    ...(value("sender") && { sender: value("sender") }),
+    ...(value("device") && { device: value("device") }),
+    ...(value("since") && { since: day(value("since")) }),
+    ...(value("until") && { until: day(value("until"), 1) }),
+  };
+}
+
 const lists = {
   emails: new List({
-    path: "/dashboard/api/emails",
-    parameters: () => ({
-      ...($("search").value && { q: $("search").value }),
-      ...($("opened").value && { opened: $("opened").value }),
-    }),
+    name: "emails",
+    path: "/dashboard/api/v1/emails",
+    parameters: filters,
     row: emailRow,
     key: (email) => email.email_id,
-    body: "emails",
-    empty: "no-emails",
-    more: "more-emails",
   }),
   opens: new List({
+    name: "opens",
     path: "/dashboard/api/open-events",
     parameters: () => ({
       ...(place.emailId && { email_id: place.emailId }),
@@ -210,18 +314,17 @@ const lists = {
     }),
     row: openRow,
     key: (open) => String(open.id),
-    body: "opens",
-    empty: "no-opens",
-    more: "more-opens",
   }),
 };
 
 // ---- Keeping it fresh: one request at a time, the newest wish wins, nothing while nobody looks.
 
 let running = null;
+let again = false;
 let timer = null;
 
 function stop() {
+  again = false;
   running?.abort();
   running = null;
   clearTimeout(timer);
@@ -229,7 +332,7 @@ function stop() {
 
 async function refresh() {
   stop();
-  if (!token()) return;
+  if (!session) return;
   const own = new AbortController();
   running = own;
   try {
@@ -238,12 +341,39 @@ async function refresh() {
   } catch (error) {
     if (own.signal.aborted) return;
     if (error instanceof Unauthorized) {
-      askForToken("The server does not accept this token.");
+      askForToken("Please log in again.");
       return;
     }
     say({ trouble: `Not up to date: ${error.message}. Trying again.` });
   }
-  if (running === own && !document.hidden) timer = setTimeout(refresh, REFRESH_MS);
+  if (running !== own) return;
+  running = null;
+  if (again) refresh();
+  else if (!document.hidden) timer = setTimeout(refresh, REFRESH_MS);
+}
+
+// ---- Live: the server says that something has changed, also since the connection was lost. Asking now and then goes on,
+// for whoever has a proxy in between that holds events back.
+
+let listening = null;
+
+function listen() {
+  hush();
+  listening = new EventSource("/dashboard/api/v1/live");
+  listening.addEventListener("changed", () => {
+    if (document.hidden) return;
+    if (running) again = true;
+    else refresh();
+  });
+  // The browser connects again by itself, unless it was refused.
+  listening.addEventListener("error", () => {
+    if (listening?.readyState === EventSource.CLOSED) setTimeout(() => session && listen(), LISTEN_AGAIN_MS);
+  });
+}
+
+function hush() {
+  listening?.close();
+  listening = null;
 }
 
 /** Only trouble is announced by screen readers, and only when it changes. */
@@ -255,7 +385,7 @@ function say({ status = "", trouble = "" }) {
 // ---- What is to be seen
 
 function show() {
-  if (!token()) {
+  if (!session) {
     askForToken();
     return;
   }
@@ -277,27 +407,28 @@ function show() {
 
 $("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  sessionStorage.setItem(TOKEN, $("token").value.trim());
-  $("token").value = "";
-  show();
+  signIn();
 });
-$("sign-out").addEventListener("click", () => askForToken());
+$("sign-out").addEventListener("click", signOut);
 $("all-opens").addEventListener("click", () => goTo("opens"));
 
+/** Asks anew, from the first page on. */
+function changed() {
+  lists[place.tab].restart();
+  refresh();
+}
+
 let typing = null;
-$("search").addEventListener("input", () => {
-  clearTimeout(typing);
-  typing = setTimeout(() => {
-    lists.emails.pages = 1;
-    refresh();
-  }, 250);
-});
-for (const id of ["opened", "include-all"]) {
-  $(id).addEventListener("change", () => {
-    lists[place.tab].pages = 1;
-    refresh();
+for (const id of ["search", "sender"]) {
+  $(id).addEventListener("input", () => {
+    clearTimeout(typing);
+    typing = setTimeout(changed, 250);
   });
 }
+for (const id of ["opened", "device", "since", "until", "sort", "include-all"]) {
+  $(id).addEventListener("change", changed);
+}
+$("email-filters").addEventListener("reset", () => setTimeout(changed));
 for (const form of ["email-filters", "open-filters"]) {
   $(form).addEventListener("submit", (event) => event.preventDefault());
 }
@@ -325,4 +456,6 @@ document.addEventListener("visibilitychange", () => {
 
 $("zone").textContent = Intl.DateTimeFormat().resolvedOptions().timeZone;
 readPlace();
-show();
+openSession()
+  .then(() => show())
+  .catch((error) => askForToken(`${error.message}.`));

@@ -5,12 +5,14 @@ use test_support::http::{Answer, Connection, Request, get};
 
 use crate::support::*;
 
-const PRIVATE: [&str; 7] = [
+const PRIVATE: [&str; 9] = [
     "/dashboard/api/emails",
     "/dashboard/api/open-events",
     "/metrics/gmail-proxy-latency",
     "/metrics/suppress-signals",
     "/metrics/suppression-debug",
+    "/dashboard/api/v1/emails",
+    "/dashboard/api/v1/live",
     "/dashboard/api/nothing",
     "/dashboard/api",
 ];
@@ -247,7 +249,7 @@ async fn the_page_is_strict_and_revalidated() {
         (
             "/dashboard/app.js",
             "text/javascript; charset=utf-8",
-            "sessionStorage",
+            "/dashboard/session",
         ),
         (
             "/dashboard/style.css",
@@ -289,6 +291,9 @@ async fn every_series_begins_at_zero_and_counts() {
     for route in [
         "emails",
         "open_events",
+        "search",
+        "live",
+        "session",
         "diagnostics",
         "page",
         "health",

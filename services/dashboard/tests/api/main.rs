@@ -10,8 +10,11 @@
 mod access;
 mod diagnostics;
 mod emails;
+mod live;
 mod open_events;
 mod outage;
 mod replica;
+mod search;
+mod session;
 mod streaming;
 mod support;

@@ -1,0 +1,414 @@
+//! Sessions of people who gave the token on the page: a signed cookie instead of the header.
+//!
+//! Nothing is stored. A cookie says until when it holds and is signed with a key made of the token that was given; so a
+//! token that is no longer accepted ends its sessions, and any dashboard behind one address knows them. What changes
+//! something needs the session's CSRF token too, which the page asks for and other sites cannot read.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{ConnectInfo, State, rejection::BytesRejection},
+    http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
+use hmac::{Hmac, KeyInit, Mac};
+use serde::{Deserialize, Serialize};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+use tracking::Timestamp;
+use uuid::Uuid;
+
+use crate::{api::errors::ApiError, auth::Tokens, http::Dashboard};
+
+/// The cookie's name.
+const COOKIE: &str = "email-tracker-session";
+/// The header that carries the session's CSRF token.
+const CSRF_HEADER: &str = "x-csrf-token";
+/// A week, in milliseconds.
+const LIFETIME_MS: i64 = 7 * 24 * 60 * 60 * 1_000;
+
+/// How often an address may give a wrong token within [`WINDOW_MS`].
+const MOST_FAILURES: u32 = 10;
+/// Ten minutes, in milliseconds.
+const WINDOW_MS: i64 = 10 * 60 * 1_000;
+/// How many addresses are remembered; beyond, the one that failed longest ago is forgotten.
+const MOST_ADDRESSES: usize = 4_096;
+
+/// The key of one token's sessions.
+pub(crate) type Key = [u8; 32];
+
+/// A session that holds.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Session {
+    expires_at: Timestamp,
+    csrf_token: String,
+}
+
+/// The key that signs sessions of the token with this digest.
+pub(crate) fn key_of(token_digest: &[u8]) -> Key {
+    sign(token_digest, "email-tracker session key", "")
+}
+
+fn sign(key: &[u8], purpose: &str, text: &str) -> Key {
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else {
+        unreachable!("HMAC takes keys of any length");
+    };
+    mac.update(purpose.as_bytes());
+    mac.update(b"\0");
+    mac.update(text.as_bytes());
+    mac.finalize().into_bytes().into()
+}
+
+impl Session {
+    /// Begins one at `now`; answers the cookie's value as well.
+    fn begin(key: &Key, now: Timestamp) -> (Self, String) {
+        let expires_at = now.saturating_add_millis(LIFETIME_MS);
+        let content = format!("{}.{}", expires_at.as_millis(), Uuid::now_v7().simple());
+        let value = format!("{content}.{}", BASE64.encode(sign(key, "cookie", &content)));
+        (Self::of(key, expires_at, &content), value)
+    }
+
+    fn of(key: &Key, expires_at: Timestamp, content: &str) -> Self {
+        Self {
+            expires_at,
+            csrf_token: BASE64.encode(sign(key, "csrf", content)),
+        }
+    }
+
+    /// The session whose cookie the request carries, if one of `keys` signed it and it holds at `now`.
+    pub(crate) fn find(keys: &[Key], headers: &HeaderMap, now: Timestamp) -> Option<Self> {
+        cookies(headers).find_map(|value| Self::read(keys, value, now))
+    }
+
+    fn read(keys: &[Key], value: &str, now: Timestamp) -> Option<Self> {
+        let (content, signature) = value.rsplit_once('.')?;
+        let signature = BASE64.decode(signature).ok()?;
+        let key = keys
+            .iter()
+            .find(|key| bool::from(sign(*key, "cookie", content).ct_eq(&signature)))?;
+        let expires_at = Timestamp::from_millis(content.split_once('.')?.0.parse().ok()?);
+        (now < expires_at).then(|| Self::of(key, expires_at, content))
+    }
+
+    fn answer(&self) -> Json<Opened<'_>> {
+        Json(Opened {
+            ok: true,
+            csrf_token: &self.csrf_token,
+            expires_at: self.expires_at.to_string(),
+        })
+    }
+
+    fn has_csrf_token(&self, headers: &HeaderMap) -> bool {
+        let given = headers.get(CSRF_HEADER).map_or(&b""[..], HeaderValue::as_bytes);
+        self.csrf_token.as_bytes().ct_eq(given).into()
+    }
+}
+
+/// The values of all cookies of our name.
+fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .filter_map(|(name, value)| (name == COOKIE).then_some(value))
+}
+
+/// Whether a page of this very origin asks, or no browser at all. Browsers say where a request comes from; those that do
+/// not send `Sec-Fetch-Site` (to plain http, for example) send `Origin` with whatever changes something.
+pub(crate) fn is_own_page(headers: &HeaderMap) -> bool {
+    let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    if let Some(site) = text(HeaderName::from_static("sec-fetch-site")) {
+        return site == "same-origin" || site == "none";
+    }
+    let Some(origin) = text(header::ORIGIN) else {
+        return true;
+    };
+    let host = origin.split_once("://").map(|(_, host)| host);
+    host.is_some() && host == text(header::HOST)
+}
+
+/// What the page is told of its session.
+#[derive(Serialize)]
+struct Opened<'s> {
+    ok: bool,
+    csrf_token: &'s str,
+    expires_at: String,
+}
+
+/// What is sent to log in.
+#[derive(Deserialize)]
+struct Credentials {
+    token: String,
+}
+
+const FOREIGN: ApiError =
+    ApiError::Refused(StatusCode::FORBIDDEN, "Only the dashboard's own page may do this");
+
+/// `POST /dashboard/session`: gives a session for the token.
+pub(crate) async fn log_in(
+    State(dashboard): State<Dashboard>,
+    extensions: Extensions,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ApiError> {
+    if !is_own_page(&headers) {
+        return Err(FOREIGN);
+    }
+    let now = dashboard.clock.now();
+    let client = client_of(&extensions, &headers);
+    if let Some(seconds) = dashboard.failures.wait(client, now) {
+        return Err(ApiError::TooManyFailures { seconds });
+    }
+    let given = credentials(&headers, body)?;
+    let Some(key) = dashboard.tokens.key_of(&given.token) else {
+        dashboard.failures.note(client, now);
+        return Err(ApiError::Unauthorized);
+    };
+    let (session, value) = Session::begin(&key, now);
+    let cookie = set_cookie(&headers, &value, LIFETIME_MS / 1_000)?;
+    Ok((cookie, session.answer()).into_response())
+}
+
+fn credentials(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Credentials, ApiError> {
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok());
+    let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default();
+    // A form of another site cannot send this type.
+    if !kind.trim().eq_ignore_ascii_case("application/json") {
+        let problem = "The body must be application/json";
+        return Err(ApiError::Refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, problem));
+    }
+    let body = body.map_err(|rejected| ApiError::Refused(rejected.status(), "The body cannot be read"))?;
+    serde_json::from_slice(&body)
+        .map_err(|_| ApiError::Refused(StatusCode::BAD_REQUEST, "The body must be {\"token\":\"…\"}"))
+}
+
+/// `GET /dashboard/session`: the session that the cookie is of.
+pub(crate) async fn show(
+    State(dashboard): State<Dashboard>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let session = current(&dashboard, &headers)?;
+    let no_store = [(header::CACHE_CONTROL, "no-store")];
+    Ok((no_store, session.answer()).into_response())
+}
+
+/// `DELETE /dashboard/session`: takes the cookie away.
+pub(crate) async fn log_out(
+    State(dashboard): State<Dashboard>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let session = current(&dashboard, &headers)?;
+    if !session.has_csrf_token(&headers) {
+        return Err(FOREIGN);
+    }
+    let cookie = set_cookie(&headers, "", 0)?;
+    Ok((cookie, Json(serde_json::json!({"ok": true}))).into_response())
+}
+
+fn current(dashboard: &Dashboard, headers: &HeaderMap) -> Result<Session, ApiError> {
+    if !is_own_page(headers) {
+        return Err(FOREIGN);
+    }
+    let found = dashboard.tokens.session(headers, dashboard.clock.now());
+    found.ok_or(ApiError::Unauthorized)
+}
+
+/// The cookie is for the dashboard alone: no pixel is asked for with it.
+fn set_cookie(
+    request: &HeaderMap,
+    value: &str,
+    seconds: i64,
+) -> Result<[(HeaderName, HeaderValue); 2], ApiError> {
+    let is_https = request
+        .get("x-forwarded-proto")
+        .is_some_and(|scheme| scheme.as_bytes().eq_ignore_ascii_case(b"https"));
+    let secure = if is_https { "; Secure" } else { "" };
+    let cookie =
+        format!("{COOKIE}={value}; Path=/dashboard; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
+    let cookie = HeaderValue::try_from(cookie).map_err(ApiError::defect)?;
+    let no_store = HeaderValue::from_static("no-store");
+    Ok([(header::SET_COOKIE, cookie), (header::CACHE_CONTROL, no_store)])
+}
+
+/// Who gave too many wrong tokens. Clones share it.
+#[derive(Clone, Default)]
+pub(crate) struct Failures(Arc<Mutex<HashMap<IpAddr, Failed>>>);
+
+struct Failed {
+    first: Timestamp,
+    count: u32,
+}
+
+impl Failed {
+    const fn ends(&self) -> i64 {
+        self.first.as_millis().saturating_add(WINDOW_MS)
+    }
+}
+
+impl Failures {
+    /// For how many seconds `client` may not try again, if so.
+    fn wait(&self, client: IpAddr, now: Timestamp) -> Option<i64> {
+        let failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = failures
+            .get(&client)
+            .filter(|failed| failed.count >= MOST_FAILURES)?;
+        let left = failed.ends().saturating_sub(now.as_millis());
+        (left > 0).then(|| left / 1_000 + 1)
+    }
+
+    /// `client` gave a wrong token.
+    fn note(&self, client: IpAddr, now: Timestamp) {
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.retain(|_, failed| failed.ends() > now.as_millis());
+        if failures.len() >= MOST_ADDRESSES && !failures.contains_key(&client) {
+            let oldest = failures.iter().min_by_key(|(_, failed)| failed.first);
+            if let Some(oldest) = oldest.map(|(&client, _)| client) {
+                failures.remove(&oldest);
+            }
+        }
+        let failed = failures.entry(client).or_insert(Failed { first: now, count: 0 });
+        failed.count = failed.count.saturating_add(1);
+    }
+}
+
+/// Who asks: the peer, or, if that is a proxy (of a private network), whom the proxy says it speaks for. Neighbours of an
+/// IPv6 network count as one.
+fn client_of(extensions: &Extensions, headers: &HeaderMap) -> IpAddr {
+    let peer = extensions.get::<ConnectInfo<SocketAddr>>();
+    let peer = peer.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |ConnectInfo(peer)| {
+        peer.ip().to_canonical()
+    });
+    let is_near = match peer {
+        IpAddr::V4(peer) => peer.is_loopback() || peer.is_private(),
+        IpAddr::V6(peer) => peer.is_loopback() || peer.is_unique_local(),
+    };
+    let forwarded = headers.get_all("x-forwarded-for").iter().next_back();
+    let forwarded = forwarded
+        .and_then(|line| line.to_str().ok()?.rsplit(',').next()?.trim().parse().ok())
+        .map(|client: IpAddr| client.to_canonical());
+    match forwarded.filter(|_| is_near).unwrap_or(peer) {
+        IpAddr::V6(client) => IpAddr::V6(Ipv6Addr::from_bits(client.to_bits() & (u128::MAX << 64))),
+        client @ IpAddr::V4(_) => client,
+    }
+}
+
+/// Whether the request may read: by its header if it has one, else by its session.
+pub(crate) fn may_read(tokens: &Tokens, headers: &HeaderMap, now: Timestamp) -> bool {
+    if headers.contains_key(crate::auth::TOKEN_HEADER) {
+        return tokens.accept(headers);
+    }
+    is_own_page(headers) && tokens.session(headers, now).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_772_366_400_000);
+
+    fn with_cookie(value: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let line = format!("other=1; {COOKIE}={value}; more=2");
+        headers.insert(header::COOKIE, line.parse().unwrap());
+        headers
+    }
+
+    #[test]
+    fn a_session_holds_for_a_week_and_for_its_key_alone() {
+        let (mine, other) = (key_of(b"mine"), key_of(b"other"));
+        let (session, value) = Session::begin(&mine, NOW);
+        let headers = with_cookie(&value);
+        let later = |ms| NOW.saturating_add_millis(ms);
+        assert_eq!(
+            Session::find(&[other, mine], &headers, later(LIFETIME_MS - 1)),
+            Some(session)
+        );
+        assert_eq!(Session::find(&[mine], &headers, later(LIFETIME_MS)), None);
+        assert_eq!(Session::find(&[other], &headers, NOW), None);
+        assert_eq!(Session::find(&[], &headers, NOW), None);
+    }
+
+    #[test]
+    fn a_changed_cookie_is_none() {
+        let key = key_of(b"token");
+        let (_, value) = Session::begin(&key, NOW);
+        for place in 0..value.len() {
+            let mut changed = value.clone().into_bytes();
+            changed[place] = if changed[place] == b'1' { b'2' } else { b'1' };
+            let changed = String::from_utf8(changed).unwrap();
+            // The last character of base64 has bits that say nothing, and such a text is refused as well.
+            assert_eq!(
+                Session::find(&[key], &with_cookie(&changed), NOW),
+                None,
+                "{changed}"
+            );
+        }
+        for garbage in ["", ".", "..", "1.2.3", "9999999999999.x."] {
+            assert_eq!(Session::find(&[key], &with_cookie(garbage), NOW), None);
+        }
+    }
+
+    #[test]
+    fn only_the_own_page_and_programs_may_change_something() {
+        let own = |lines: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in lines {
+                headers.insert(*name, value.parse().unwrap());
+            }
+            is_own_page(&headers)
+        };
+        assert!(own(&[]));
+        assert!(own(&[("sec-fetch-site", "same-origin")]));
+        assert!(own(&[("origin", "http://localhost:1"), ("host", "localhost:1")]));
+        for site in ["cross-site", "same-site", "", "SAME-ORIGIN"] {
+            assert!(!own(&[("sec-fetch-site", site)]), "{site}");
+        }
+        for origin in ["null", "http://localhost:2", "http://evil.example", ""] {
+            assert!(!own(&[("origin", origin), ("host", "localhost:1")]), "{origin}");
+        }
+    }
+
+    #[test]
+    fn failures_are_limited_and_their_memory_too() {
+        let failures = Failures::default();
+        let client = IpAddr::from([203, 0, 113, 7]);
+        for _ in 0..MOST_FAILURES {
+            assert_eq!(failures.wait(client, NOW), None);
+            failures.note(client, NOW);
+        }
+        assert_eq!(failures.wait(client, NOW), Some(601));
+        assert_eq!(failures.wait(client, NOW.saturating_add_millis(WINDOW_MS)), None);
+        assert_eq!(failures.wait(IpAddr::from([203, 0, 113, 8]), NOW), None);
+        for number in 0..5_000_u32 {
+            let other = IpAddr::from((0x0a00_0000 + number).to_be_bytes());
+            failures.note(other, NOW.saturating_add_millis(i64::from(number)));
+        }
+        assert_eq!(failures.0.lock().unwrap().len(), MOST_ADDRESSES);
+    }
+
+    #[test]
+    fn a_proxy_nearby_says_for_whom_it_asks() {
+        let asks = |peer: &str, forwarded: &str| {
+            let mut extensions = Extensions::new();
+            extensions.insert(ConnectInfo(peer.parse::<SocketAddr>().unwrap()));
+            let mut headers = HeaderMap::new();
+            headers.insert("x-forwarded-for", forwarded.parse().unwrap());
+            client_of(&extensions, &headers).to_string()
+        };
+        assert_eq!(asks("127.0.0.1:9", "198.51.100.1, 203.0.113.5"), "203.0.113.5");
+        assert_eq!(asks("203.0.113.9:9", "198.51.100.1"), "203.0.113.9");
+        assert_eq!(asks("[::1]:9", "2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(asks("10.0.0.3:9", "nobody"), "10.0.0.3");
+    }
+}
