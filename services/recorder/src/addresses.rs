@@ -95,28 +95,37 @@ pub struct Shortened {
     pub hits: u64,
     /// Of marks.
     pub marks: u64,
+    /// Whether there are more, for the next round.
+    pub more: bool,
 }
 
 /// The names of its transactions.
 pub(crate) const NAMES: [&str; 2] = [OfHits::NAME, OfMarks::NAME];
 
-/// Shortens all that are older than `floor`.
-pub(crate) async fn run(database: &Database, writer: &str, floor: Timestamp) -> Result<Shortened, Error> {
+/// Shortens those that are older than `floor`, in so many steps at most.
+pub(crate) async fn run(
+    database: &Database,
+    writer: &str,
+    floor: Timestamp,
+    most_steps: u32,
+) -> Result<Shortened, Error> {
     let mut done = Shortened::default();
-    loop {
-        let step = database.transact(&OfHits { floor, writer }).await?;
-        done.hits += step.shortened;
-        if step.was_last {
-            break;
+    let mut all_hits = false;
+    for _ in 0..most_steps {
+        if all_hits {
+            let step = database.transact(&OfMarks { floor }).await?;
+            done.marks += step.shortened;
+            if step.was_last {
+                return Ok(done);
+            }
+        } else {
+            let step = database.transact(&OfHits { floor, writer }).await?;
+            done.hits += step.shortened;
+            all_hits = step.was_last;
         }
     }
-    loop {
-        let step = database.transact(&OfMarks { floor }).await?;
-        done.marks += step.shortened;
-        if step.was_last {
-            return Ok(done);
-        }
-    }
+    done.more = true;
+    Ok(done)
 }
 
 /// What a transaction did.

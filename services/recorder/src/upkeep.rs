@@ -17,6 +17,10 @@ use crate::{
 const PERIOD: Duration = Duration::from_mins(10);
 /// The database may be away or not migrated yet.
 const PERIOD_AFTER_FAILURE: Duration = Duration::from_secs(15);
+/// How many transactions of one task run before the others have their turn.
+const MOST_STEPS: u32 = 200;
+/// A task that does a bounded part at a time has more to do.
+const PERIOD_WITH_MORE: Duration = Duration::from_secs(1);
 
 /// What upkeep does, each time it is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,13 +80,23 @@ async fn keep_up(recorder: &Recorder, keeping: Keeping, clock: &dyn Clock) {
         for task in Task::ALL {
             let done = perform(task, recorder, keeping, clock).await;
             recorder.metrics().kept_up(task, done.is_ok());
-            if let Err(error) = done {
-                tracing::warn!(task = task.as_str(), %error, "upkeep failed; trying again in {PERIOD_AFTER_FAILURE:?}");
-                nap = PERIOD_AFTER_FAILURE;
+            match done {
+                Ok(Done::All) => {}
+                Ok(Done::Part) => nap = nap.min(PERIOD_WITH_MORE),
+                Err(error) => {
+                    tracing::warn!(task = task.as_str(), %error, "upkeep failed; trying again soon");
+                    nap = nap.min(PERIOD_AFTER_FAILURE);
+                }
             }
         }
         tokio::time::sleep(nap).await;
     }
+}
+
+/// How much of a task was done.
+enum Done {
+    All,
+    Part,
 }
 
 async fn perform(
@@ -90,15 +104,14 @@ async fn perform(
     recorder: &Recorder,
     keeping: Keeping,
     clock: &dyn Clock,
-) -> Result<(), database::Error> {
+) -> Result<Done, database::Error> {
     match task {
-        Task::Partitions => recorder.ensure_partitions(&months_ahead(clock)).await,
+        Task::Partitions => recorder.ensure_partitions(&months_ahead(clock)).await?,
         Task::Doctor => {
             let count = recorder.remove_doctor_emails(clock.now()).await?;
             if count > 0 {
                 tracing::info!(count, "removed what `email-tracker doctor` had left");
             }
-            Ok(())
         }
         Task::Retention => {
             if let Some(floor) = keeping.range.floor(clock.now()) {
@@ -112,11 +125,10 @@ async fn perform(
                     tracing::info!(months, marks, emails, "removed what is older than RETENTION_DAYS");
                 }
             }
-            Ok(())
         }
         Task::Addresses => {
             if let Some(floor) = keeping.addresses.floor(clock.now()) {
-                let Shortened { hits, marks } = recorder.shorten_addresses(floor).await?;
+                let Shortened { hits, marks, more } = recorder.shorten_addresses(floor, MOST_STEPS).await?;
                 if hits + marks > 0 {
                     tracing::info!(
                         hits,
@@ -124,10 +136,13 @@ async fn perform(
                         "shortened the addresses that are older than ANONYMIZE_DAYS"
                     );
                 }
+                if more {
+                    return Ok(Done::Part);
+                }
             }
-            Ok(())
         }
     }
+    Ok(Done::All)
 }
 
 fn months_ahead(clock: &dyn Clock) -> BTreeSet<Month> {

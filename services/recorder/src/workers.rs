@@ -135,12 +135,12 @@ impl Recorder {
         Ok(removed)
     }
 
-    /// Shortens the client addresses of all hits and marks that are older than `floor`, and makes their dedup keys those of
-    /// the shortened ones; answers how many.
+    /// Shortens the client addresses of hits and marks that are older than `floor`, and makes their dedup keys those of the
+    /// shortened ones, in `most_steps` transactions at most; answers how many, and whether there may be more.
     ///
     /// May be cut off and begun again anywhere. After an error part of it may be done.
-    pub async fn shorten_addresses(&self, floor: Timestamp) -> Result<Shortened, Error> {
-        addresses::run(&self.0.database, &self.0.upkeep, floor).await
+    pub async fn shorten_addresses(&self, floor: Timestamp, most_steps: u32) -> Result<Shortened, Error> {
+        addresses::run(&self.0.database, &self.0.upkeep, floor, most_steps).await
     }
 
     /// Records `facts`, each of which has passed [`Fact::check`]; answers, after the commit, what became of each, in

@@ -16,6 +16,9 @@ use test_support::{
 use tokio_postgres::Client;
 use tracking::{DedupKey, Fact, Hit, Rules, Timestamp, model};
 
+/// More steps than any test needs.
+const ALL: u32 = 1_000;
+
 /// What is before it is old.
 fn floor() -> Timestamp {
     at("2026-03-15T12:00:00.000Z")
@@ -82,8 +85,15 @@ async fn old_addresses_are_shortened_and_nothing_else_changes() {
     assert_eq!(stored_emails(&client, "").await, expected);
     let before = revision(&client).await;
 
-    let shortened = recorder.shorten_addresses(floor()).await.unwrap();
-    assert_eq!(shortened, Shortened { hits: 4, marks: 1 });
+    let shortened = recorder.shorten_addresses(floor(), ALL).await.unwrap();
+    assert_eq!(
+        shortened,
+        Shortened {
+            hits: 4,
+            marks: 1,
+            more: false
+        }
+    );
     assert_eq!(
         of_hits(&client).await,
         [
@@ -107,13 +117,20 @@ async fn old_addresses_are_shortened_and_nothing_else_changes() {
     recorder.record(all).await.unwrap();
     assert_eq!(stored_emails(&client, "").await, expected);
     let before = revision(&client).await;
-    let again = recorder.shorten_addresses(floor()).await.unwrap();
+    let again = recorder.shorten_addresses(floor(), ALL).await.unwrap();
     assert_eq!(again, Shortened::default());
     assert_eq!(revision(&client).await, before, "nothing has changed");
 
     let later = floor().saturating_add_millis(1);
-    let more = recorder.shorten_addresses(later).await.unwrap();
-    assert_eq!(more, Shortened { hits: 1, marks: 1 });
+    let more = recorder.shorten_addresses(later, ALL).await.unwrap();
+    assert_eq!(
+        more,
+        Shortened {
+            hits: 1,
+            marks: 1,
+            more: false
+        }
+    );
 }
 
 #[tokio::test]
@@ -151,7 +168,7 @@ async fn many_are_shortened_step_by_step_by_whoever_comes_by() {
             recorders[0].record(young(round)).await.unwrap();
         }
     };
-    let [one, two] = [0, 1].map(|index| recorders[index].shorten_addresses(floor()));
+    let [one, two] = [0, 1].map(|index| recorders[index].shorten_addresses(floor(), ALL));
     let ((), one, two) = tokio::join!(recording, one, two);
     let (one, two) = (one.unwrap(), two.unwrap());
     assert_eq!(one.hits + two.hits, u64::try_from(stored).unwrap());
@@ -182,6 +199,28 @@ async fn many_are_shortened_step_by_step_by_whoever_comes_by() {
 }
 
 #[tokio::test]
+async fn a_round_ends_after_some_steps_and_the_next_one_goes_on() {
+    let database = fresh_database().await;
+    let recorder = recorder(&database, "r", &Rules::default());
+    let hits = (0..2_500).map(|number| {
+        let opened_at = just_old().saturating_add_millis(-number);
+        hit(&format!("e{number}"), opened_at, 1)
+    });
+    for batch in facts(hits, [mark("m", just_old(), 1)]).chunks(1_000) {
+        recorder.record(batch.to_vec()).await.unwrap();
+    }
+    let mut rounds = Vec::new();
+    loop {
+        let Shortened { hits, marks, more } = recorder.shorten_addresses(floor(), 2).await.unwrap();
+        rounds.push((hits, marks));
+        if !more {
+            break;
+        }
+    }
+    assert_eq!(rounds, [(2_000, 0), (500, 1)]);
+}
+
+#[tokio::test]
 async fn every_statement_stays_on_its_index() {
     let server = PrivatePostgres::start().await;
     server.migrate_template(migrate).await;
@@ -206,7 +245,7 @@ async fn every_statement_stays_on_its_index() {
                 recorder.record(batch.to_vec()).await.unwrap();
             }
         }
-        let shortened = recorder.shorten_addresses(floor()).await.unwrap();
+        let shortened = recorder.shorten_addresses(floor(), ALL).await.unwrap();
         assert_eq!((shortened.hits, shortened.marks), (3_000, 3_000));
         // The next round begins where nothing is left.
         client
