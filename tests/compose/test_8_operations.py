@@ -66,5 +66,7 @@ class Operations(unittest.TestCase):
         report = json.loads(self.stack.compose("run", "--rm", "doctor", "--json", check=False))
         checks = {check["name"]: check for check in report["checks"]}
         services = ["pixel-service", "recorder-service", "dashboard-service"]
-        for name in ["database", "schema", "spool", "spool-disk", *services]:
+        for name in ["database", "schema", "spool", *services]:
             self.assertEqual(checks[name]["outcome"], "ok", checks[name])
+        # Whether there is room enough is this machine's affair; that it was looked up in the volume is the doctor's.
+        self.assertIn("MiB free of", checks["spool-disk"]["found"], checks["spool-disk"])

@@ -139,8 +139,8 @@ async fn a_list_in_the_way_of_the_replay_is_begun_again_and_then_refused() {
     let hold = "begin; lock table hits in access exclusive mode";
     let standby = pair.standby.superuser(pair.database.name()).await;
     let waits = async || {
-        let statement = "select 1 from pg_stat_activity where datname = current_database()
-                         and application_name = 'dashboard' and wait_event_type = 'Lock'";
+        // For the hits: for the revisions it waits too, while their lock is replayed.
+        let statement = "select 1 from pg_locks where relation = 'hits'::regclass and not granted";
         standby.query_opt(statement, &[]).await.unwrap()
     };
 
