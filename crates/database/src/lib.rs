@@ -26,6 +26,7 @@
 //! # Ok(()) }
 //! ```
 
+mod citus;
 mod config;
 mod error;
 mod metrics;
@@ -36,6 +37,7 @@ mod session;
 mod timestamptz;
 mod tls;
 
+pub use citus::{DistributeError, Distributed, distribute, is_distributed};
 pub use config::{Config, ConfigError};
 pub use error::{Error, ErrorKind, InStatement};
 pub use migrations::{

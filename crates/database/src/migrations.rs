@@ -74,15 +74,7 @@ pub enum SchemaError {
 /// run at once: they queue. A database of a newer version is left as it is.
 pub async fn migrate(config: &Config, passwords: &RolePasswords) -> Result<Migrated, MigrateError> {
     let mut client = config.connect().await?;
-    client
-        .batch_execute("set search_path = public; set statement_timeout = 0; set lock_timeout = 0")
-        .await
-        .in_statement("prepare_migration")?;
-    // Of the session, so that it spans the transactions of several migrations; it ends with the connection.
-    client
-        .execute("select pg_advisory_lock($1)", &[&MIGRATION_LOCK])
-        .await
-        .in_statement("lock_migrations")?;
+    lock(&client).await?;
     let from = schema_version(&client).await?;
     if from.is_none_or(|found| found <= SCHEMA_VERSION) {
         embedded::migrations::runner()
@@ -93,6 +85,20 @@ pub async fn migrate(config: &Config, passwords: &RolePasswords) -> Result<Migra
     roles::apply(&mut client, passwords).await?;
     let to = schema_version(&client).await?.unwrap_or(SCHEMA_VERSION);
     Ok(Migrated { from, to })
+}
+
+/// Makes a session fit to change the schema, and waits until no other one does.
+pub(crate) async fn lock(client: &Client) -> Result<(), DatabaseError> {
+    client
+        .batch_execute("set search_path = public; set statement_timeout = 0; set lock_timeout = 0")
+        .await
+        .in_statement("prepare_migration")?;
+    // Of the session, so that it spans the transactions of several migrations; it ends with the connection.
+    client
+        .execute("select pg_advisory_lock($1)", &[&MIGRATION_LOCK])
+        .await
+        .in_statement("lock_migrations")?;
+    Ok(())
 }
 
 fn sort_out(error: &refinery::Error) -> MigrateError {

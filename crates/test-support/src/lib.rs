@@ -52,6 +52,9 @@ pub mod tables;
 mod wait;
 mod watchdog;
 
+/// SQL for an owner or superuser that makes a database look like one with Citus in it.
+pub const CITUS_STAND_IN: &str = include_str!("citus_stand_in.sql");
+
 pub use fault_proxy::{Direction, FaultProxy};
 pub use net::free_port;
 pub use postgres::{OWNER, OWNER_PASSWORD, PgBouncer, PrivatePostgres, TestDatabase};

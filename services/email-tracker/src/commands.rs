@@ -29,7 +29,7 @@ pub(crate) enum Command {
     /// Run everything in one process, on a private PostgreSQL under DATA_DIR (or on DATABASE_URL); Ctrl-C stops it
     Up,
     /// Bring the database at DATABASE_URL and its roles up to this version; may be run again at any time
-    Migrate,
+    Migrate(crate::migrate::Arguments),
     /// Ask a service whether it is well: exit code 0 if it answers with a success, else 1
     Healthcheck {
         /// For example http://127.0.0.1:8090/health

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     };
     let outcome = match cli.command {
         Command::Up => up::up(),
-        Command::Migrate => migrate::migrate(),
+        Command::Migrate(arguments) => migrate::migrate(arguments),
         Command::Healthcheck { url } => health::check(&url),
         Command::Backup(arguments) => backup::backup(&arguments),
         Command::Restore(arguments) => restore::restore(&arguments),

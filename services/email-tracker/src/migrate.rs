@@ -2,9 +2,26 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use clap::Args;
 use database::{Config, ErrorKind, MigrateError, RolePasswords};
 use service_kit::{Reader, Secret, Setting, SettingsError};
+use tokio_postgres::GenericClient;
+
+/// How to migrate.
+#[derive(Clone, Copy, Debug, Args)]
+#[expect(
+    clippy::doc_markdown,
+    reason = "these lines are the help text, which is plain"
+)]
+pub(crate) struct Arguments {
+    /// Then distribute the tables of facts by email_id with Citus, what they hold included; DATABASE_URL is the coordinator
+    #[arg(long)]
+    citus: bool,
+    /// Over how many shards, each in one place: for good, so rather twice the processors that the cluster may ever have
+    #[arg(long, value_name = "NUMBER", requires = "citus", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    shards: u16,
+}
 
 const DATABASE_URL: Setting = Setting::secret(
     "DATABASE_URL",
@@ -101,7 +118,7 @@ pub(crate) fn through_any(reader: &mut Reader) -> Option<Config> {
 }
 
 /// The whole command.
-pub(crate) fn migrate() -> anyhow::Result<()> {
+pub(crate) fn migrate(arguments: Arguments) -> anyhow::Result<()> {
     let mut reader = Reader::from_environment();
     let settings = Settings::read(&mut reader);
     let settings = reader.finish(settings)?;
@@ -109,11 +126,11 @@ pub(crate) fn migrate() -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("no runtime")?;
-    runtime.block_on(bring_up(settings))
+    runtime.block_on(bring_up(settings, arguments))
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
-async fn bring_up(settings: Settings) -> anyhow::Result<()> {
+async fn bring_up(settings: Settings, arguments: Arguments) -> anyhow::Result<()> {
     let Some(database) = settings.database else {
         return Err(SettingsError(vec!["DATABASE_URL: it is not set".to_owned()]).into());
     };
@@ -124,6 +141,41 @@ async fn bring_up(settings: Settings) -> anyhow::Result<()> {
         }
         Some(from) => println!("{database}: from version {from} to {}", migrated.to),
         None => println!("{database}: empty before, version {} now", migrated.to),
+    }
+    if arguments.citus {
+        distribute(&database, arguments.shards).await?;
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+async fn distribute(database: &Config, shards: u16) -> anyhow::Result<()> {
+    let distributed = database::distribute(database, shards)
+        .await
+        .with_context(|| format!("cannot distribute the tables of {database}"))?;
+    if distributed.tables.is_empty() {
+        println!("{database}: distributed already");
+    } else {
+        println!(
+            "{database}: distributed {} by email_id",
+            distributed.tables.join(", ")
+        );
+    }
+    if let Some(error) = distributed.left_behind {
+        println!(
+            "{database}: rows may still lie where they lay before: {error}; see `select * from citus_tables`, and \
+             truncate_local_data_after_distributing_table in Citus's documentation"
+        );
+    }
+    Ok(())
+}
+
+/// Refuses a database that Citus has distributed, for `what` does not work there.
+pub(crate) async fn refuse_distributed(client: &impl GenericClient, what: &str) -> anyhow::Result<()> {
+    if database::is_distributed(client).await? {
+        bail!(
+            "the tables are distributed by Citus, where {what} does not work: see docs/citus.md for what does"
+        );
     }
     Ok(())
 }

@@ -43,6 +43,7 @@ fn the_help_is_the_one_in_the_repository() {
         (vec!["healthcheck", "--help"], "tests/help/healthcheck.txt"),
         (vec!["spool", "--help"], "tests/help/spool.txt"),
         (vec!["backup", "--help"], "tests/help/backup.txt"),
+        (vec!["migrate", "--help"], "tests/help/migrate.txt"),
         (vec!["restore", "--help"], "tests/help/restore.txt"),
         (vec!["import", "--help"], "tests/help/import.txt"),
     ] {

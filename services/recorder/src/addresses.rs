@@ -2,16 +2,20 @@
 //! zero, of IPv6 the last 80. The dedup key becomes that of the shortened address; a key of the full one would tell it to
 //! whoever tries the 256 that it can be.
 //!
-//! Upkeep goes forward through the times of hits and of marks, in small transactions that remember how far it has come. What
-//! arrives behind it is shortened before it is recorded.
+//! Upkeep goes forward through the times of hits and of marks, in small steps, and remembers after each how far it has come.
+//! Two that do the same step do no harm. What arrives behind it is shortened before it is recorded.
 
 use std::net::IpAddr;
 
 use database::{Database, Error, InStatement, Timestamptz, Transaction, Work};
+use tokio_postgres::Row;
 use tracking::{DedupKey, Fact, Timestamp, shortened};
 use uuid::Uuid;
 
-use crate::record;
+use crate::{
+    record,
+    shards::{Layout, Shards},
+};
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 /// How much sooner what arrives late is shortened than what is stored already. What was still recorded in full is thus
@@ -21,12 +25,13 @@ const LATE_MS: i64 = 60 * 60 * 1_000;
 /// Rows that one transaction shortens, and those of the same millisecond as the last.
 const AT_ONCE: i64 = 1_000;
 
-/// By the primary key. Whoever shortens at the same time waits here, and goes on where this one ended.
+/// By the primary key.
 const PLACE: &str = "-- addresses: how far they are shortened
-select done_until from upkeep where task = $1 for update";
+select done_until from upkeep where task = $1";
 
+/// Unless somebody else has gone on, or has set it back, meanwhile.
 const PROGRESS: &str = "-- addresses: they are shortened so far
-update upkeep set done_until = $2 where task = $1";
+update upkeep set done_until = $3 where task = $1 and done_until = $2";
 
 /// By the index of their times, as far as that of the next statement.
 const LAST_OF_HITS: &str = "-- addresses: the last hit of a step
@@ -44,7 +49,9 @@ const SHORTEN_HITS: &str = "-- addresses: shorten those of hits
 update hits set client_address = new.client_address, dedup_key = new.dedup_key
 from unnest($1::text[], $2::timestamptz[], $3::uuid[], $4::inet[], $5::bigint[])
   as new (email_id, opened_at, event_id, client_address, dedup_key)
-where hits.email_id = new.email_id and hits.opened_at = new.opened_at and hits.event_id = new.event_id";
+where hits.email_id = new.email_id and hits.opened_at = new.opened_at and hits.event_id = new.event_id
+  and hits.client_address <> new.client_address
+  -- in shards: and hits.email_id = any($1)";
 
 const LAST_OF_MARKS: &str = "-- addresses: the last mark of a step
 select marked_at from marks where marked_at >= $1 and marked_at < $2 order by marked_at offset $3 limit 1";
@@ -57,7 +64,9 @@ const SHORTEN_MARKS: &str = "-- addresses: shorten those of marks
 update marks set client_address = new.client_address
 from unnest($1::text[], $2::timestamptz[], $3::uuid[], $4::inet[])
   as new (email_id, marked_at, mark_id, client_address)
-where marks.email_id = new.email_id and marks.marked_at = new.marked_at and marks.mark_id = new.mark_id";
+where marks.email_id = new.email_id and marks.marked_at = new.marked_at and marks.mark_id = new.mark_id
+  and marks.client_address <> new.client_address
+  -- in shards: and marks.email_id = any($1)";
 
 /// For how long addresses are kept in full.
 #[derive(Clone, Copy, Debug, Default)]
@@ -100,11 +109,22 @@ pub struct Shortened {
 }
 
 /// The names of its transactions.
-pub(crate) const NAMES: [&str; 2] = [OfHits::NAME, OfMarks::NAME];
+pub(crate) const NAMES: [&str; 5] = [
+    FindHits::NAME,
+    ShortenHits::NAME,
+    FindMarks::NAME,
+    ShortenMarks::NAME,
+    Progress::NAME,
+];
+
+/// Its statements that lock or change rows of some emails.
+#[cfg(test)]
+pub(crate) const PER_EMAIL: &[&str] = &[LOCK, SHORTEN_HITS, SHORTEN_MARKS];
 
 /// Shortens those that are older than `floor`, in so many steps at most.
 pub(crate) async fn run(
     database: &Database,
+    shards: &Shards,
     writer: &str,
     floor: Timestamp,
     most_steps: u32,
@@ -113,32 +133,34 @@ pub(crate) async fn run(
     let mut all_hits = false;
     for _ in 0..most_steps {
         if all_hits {
-            let step = database.transact(&OfMarks { floor }).await?;
-            done.marks += step.shortened;
-            if step.was_last {
+            let Some(step) = database.transact(&FindMarks { floor }).await? else {
+                return Ok(done);
+            };
+            let was_last = step.span.is_last;
+            done.marks += step.shorten_marks(database, shards).await?;
+            if was_last {
                 return Ok(done);
             }
         } else {
-            let step = database.transact(&OfHits { floor, writer }).await?;
-            done.hits += step.shortened;
-            all_hits = step.was_last;
+            match database.transact(&FindHits { floor }).await? {
+                Some(step) => {
+                    all_hits = step.span.is_last;
+                    done.hits += step.shorten_hits(database, shards, writer).await?;
+                }
+                None => all_hits = true,
+            }
         }
     }
     done.more = true;
     Ok(done)
 }
 
-/// What a transaction did.
-struct Step {
-    shortened: u64,
-    was_last: bool,
-}
-
 /// The times of a step: from the first to before the second.
+#[derive(Clone, Copy)]
 struct Span {
     from: Timestamptz,
     until: Timestamptz,
-    was_last: bool,
+    is_last: bool,
 }
 
 impl Span {
@@ -170,137 +192,225 @@ impl Span {
         Ok(Some(Self {
             from,
             until: Timestamptz(until),
-            was_last: last.is_none(),
+            is_last: last.is_none(),
         }))
     }
+}
 
-    /// Remembers that it is done.
-    async fn done(&self, tx: &Transaction<'_>, task: &'static str) -> Result<(), Error> {
-        let progress = tx.prepare_cached(PROGRESS).await.in_statement("shortened")?;
-        tx.execute(&progress, &[&task, &self.until])
+/// Remembers that a step is done.
+struct Progress {
+    task: &'static str,
+    span: Span,
+}
+
+impl Work for Progress {
+    const NAME: &'static str = "addresses_shortened";
+    type Output = ();
+
+    async fn run(&self, tx: &Transaction<'_>) -> Result<(), Error> {
+        let progress = tx.prepare_cached(PROGRESS).await.in_statement(Self::NAME)?;
+        tx.execute(&progress, &[&self.task, &self.span.from, &self.span.until])
             .await
-            .in_statement("shortened")?;
+            .in_statement(Self::NAME)?;
         Ok(())
     }
 }
 
-/// One step through the hits.
-struct OfHits<'a> {
+/// A step through the hits or the marks: those whose address is to be shortened.
+struct Step<T> {
+    span: Span,
+    found: Vec<T>,
+}
+
+/// What names a hit or a mark, and its address shortened.
+struct Short {
+    email_id: String,
+    at: Timestamptz,
+    id: Uuid,
+    client_address: IpAddr,
+}
+
+impl Short {
+    /// Of a row that begins with these columns; `None` if its address is short already.
+    fn of(row: &Row) -> Result<Option<Self>, Error> {
+        let full: IpAddr = row.try_get(3)?;
+        let short = shortened(full);
+        if short == full {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            email_id: row.try_get(0)?,
+            at: row.try_get(1)?,
+            id: row.try_get(2)?,
+            client_address: short,
+        }))
+    }
+}
+
+const HITS_TASK: &str = "addresses of hits";
+const MARKS_TASK: &str = "addresses of marks";
+
+/// Finds one step through the hits, each with its new dedup key. `None` if all is done.
+struct FindHits {
     floor: Timestamp,
-    writer: &'a str,
 }
 
-impl OfHits<'_> {
-    const TASK: &'static str = "addresses of hits";
-}
+impl Work for FindHits {
+    const NAME: &'static str = "find_addresses_of_hits";
+    const READ_ONLY: bool = true;
+    type Output = Option<Step<(Short, i64)>>;
 
-impl Work for OfHits<'_> {
-    const NAME: &'static str = "shorten_addresses_of_hits";
-    type Output = Step;
-
-    async fn run(&self, tx: &Transaction<'_>) -> Result<Step, Error> {
-        let Some(span) = Span::next(tx, Self::TASK, LAST_OF_HITS, self.floor).await? else {
-            return Ok(Step {
-                shortened: 0,
-                was_last: true,
-            });
+    async fn run(&self, tx: &Transaction<'_>) -> Result<Self::Output, Error> {
+        let Some(span) = Span::next(tx, HITS_TASK, LAST_OF_HITS, self.floor).await? else {
+            return Ok(None);
         };
         let hits = tx.prepare_cached(HITS).await.in_statement("hits_of_step")?;
         let rows = tx
             .query(&hits, &[&span.from, &span.until])
             .await
             .in_statement("hits_of_step")?;
-        let (mut email_id, mut opened_at, mut event_id) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut client_address, mut dedup_key) = (Vec::new(), Vec::new());
+        let mut found = Vec::new();
         for row in &rows {
-            let full: IpAddr = row.try_get(3)?;
-            let short = shortened(full);
-            if short == full {
-                continue;
+            if let Some(short) = Short::of(row)? {
+                let dedup_key = DedupKey::of(short.client_address, row.try_get(4)?).as_i64();
+                found.push((short, dedup_key));
             }
-            email_id.push(row.try_get::<_, String>(0)?);
-            opened_at.push(row.try_get::<_, Timestamptz>(1)?);
-            event_id.push(row.try_get::<_, Uuid>(2)?);
-            client_address.push(short);
-            dedup_key.push(DedupKey::of(short, row.try_get(4)?).as_i64());
         }
-        if !email_id.is_empty() {
-            let lock = tx.prepare_cached(LOCK).await.in_statement("lock_emails")?;
-            tx.execute(&lock, &[&email_id])
-                .await
-                .in_statement("lock_emails")?;
-            let shorten = tx
-                .prepare_cached(SHORTEN_HITS)
-                .await
-                .in_statement("shorten_hits")?;
-            tx.execute(
+        Ok(Some(Step { span, found }))
+    }
+}
+
+impl Step<(Short, i64)> {
+    async fn shorten_hits(self, database: &Database, shards: &Shards, writer: &str) -> Result<u64, Error> {
+        let layout = shards.layout(database).await?;
+        let mut shortened = 0;
+        let by_shard = shards
+            .split(database, self.found, |(short, _)| &short.email_id)
+            .await?;
+        for hits in by_shard.values() {
+            shortened += database.transact(&ShortenHits { hits, writer, layout }).await?;
+        }
+        let span = self.span;
+        database
+            .transact(&Progress {
+                task: HITS_TASK,
+                span,
+            })
+            .await?;
+        Ok(shortened)
+    }
+}
+
+/// Shortens the addresses of these hits; answers of how many.
+struct ShortenHits<'a> {
+    hits: &'a [(Short, i64)],
+    writer: &'a str,
+    layout: Layout,
+}
+
+impl Work for ShortenHits<'_> {
+    const NAME: &'static str = "shorten_addresses_of_hits";
+    type Output = u64;
+
+    async fn run(&self, tx: &Transaction<'_>) -> Result<u64, Error> {
+        let (hits, dedup_key): (Vec<&Short>, Vec<i64>) =
+            self.hits.iter().map(|(hit, key)| (hit, *key)).unzip();
+        let email_id: Vec<&str> = hits.iter().map(|hit| hit.email_id.as_str()).collect();
+        let opened_at: Vec<&Timestamptz> = hits.iter().map(|hit| &hit.at).collect();
+        let event_id: Vec<Uuid> = hits.iter().map(|hit| hit.id).collect();
+        let client_address: Vec<IpAddr> = hits.iter().map(|hit| hit.client_address).collect();
+        let lock = tx.prepare_cached(LOCK).await.in_statement("lock_emails")?;
+        tx.execute(&lock, &[&email_id])
+            .await
+            .in_statement("lock_emails")?;
+        let shorten = tx
+            .prepare_cached(&self.layout.form(SHORTEN_HITS))
+            .await
+            .in_statement("shorten_hits")?;
+        let shortened = tx
+            .execute(
                 &shorten,
                 &[&email_id, &opened_at, &event_id, &client_address, &dedup_key],
             )
             .await
             .in_statement("shorten_hits")?;
+        if shortened > 0 {
             record::raise_revision(tx, self.writer).await?;
         }
-        span.done(tx, Self::TASK).await?;
-        Ok(Step {
-            shortened: u64::try_from(email_id.len()).unwrap_or(u64::MAX),
-            was_last: span.was_last,
-        })
+        Ok(shortened)
     }
 }
 
-/// One step through the marks. Nothing changes a mark, and no list shows one.
-struct OfMarks {
+/// Finds one step through the marks. `None` if all is done.
+struct FindMarks {
     floor: Timestamp,
 }
 
-impl OfMarks {
-    const TASK: &'static str = "addresses of marks";
-}
+impl Work for FindMarks {
+    const NAME: &'static str = "find_addresses_of_marks";
+    const READ_ONLY: bool = true;
+    type Output = Option<Step<Short>>;
 
-impl Work for OfMarks {
-    const NAME: &'static str = "shorten_addresses_of_marks";
-    type Output = Step;
-
-    async fn run(&self, tx: &Transaction<'_>) -> Result<Step, Error> {
-        let Some(span) = Span::next(tx, Self::TASK, LAST_OF_MARKS, self.floor).await? else {
-            return Ok(Step {
-                shortened: 0,
-                was_last: true,
-            });
+    async fn run(&self, tx: &Transaction<'_>) -> Result<Self::Output, Error> {
+        let Some(span) = Span::next(tx, MARKS_TASK, LAST_OF_MARKS, self.floor).await? else {
+            return Ok(None);
         };
         let marks = tx.prepare_cached(MARKS).await.in_statement("marks_of_step")?;
         let rows = tx
             .query(&marks, &[&span.from, &span.until])
             .await
             .in_statement("marks_of_step")?;
-        let (mut email_id, mut marked_at, mut mark_id) = (Vec::new(), Vec::new(), Vec::new());
-        let mut client_address = Vec::new();
-        for row in &rows {
-            let full: IpAddr = row.try_get(3)?;
-            let short = shortened(full);
-            if short == full {
-                continue;
-            }
-            email_id.push(row.try_get::<_, String>(0)?);
-            marked_at.push(row.try_get::<_, Timestamptz>(1)?);
-            mark_id.push(row.try_get::<_, Uuid>(2)?);
-            client_address.push(short);
+        let found = rows.iter().filter_map(|row| Short::of(row).transpose());
+        Ok(Some(Step {
+            span,
+            found: found.collect::<Result<_, _>>()?,
+        }))
+    }
+}
+
+impl Step<Short> {
+    async fn shorten_marks(self, database: &Database, shards: &Shards) -> Result<u64, Error> {
+        let layout = shards.layout(database).await?;
+        let mut shortened = 0;
+        let by_shard = shards
+            .split(database, self.found, |short| &short.email_id)
+            .await?;
+        for marks in by_shard.values() {
+            shortened += database.transact(&ShortenMarks { marks, layout }).await?;
         }
-        if !email_id.is_empty() {
-            let shorten = tx
-                .prepare_cached(SHORTEN_MARKS)
-                .await
-                .in_statement("shorten_marks")?;
-            tx.execute(&shorten, &[&email_id, &marked_at, &mark_id, &client_address])
-                .await
-                .in_statement("shorten_marks")?;
-        }
-        span.done(tx, Self::TASK).await?;
-        Ok(Step {
-            shortened: u64::try_from(email_id.len()).unwrap_or(u64::MAX),
-            was_last: span.was_last,
-        })
+        let span = self.span;
+        database
+            .transact(&Progress {
+                task: MARKS_TASK,
+                span,
+            })
+            .await?;
+        Ok(shortened)
+    }
+}
+
+/// Shortens the addresses of these marks; answers of how many. Nothing else changes a mark, and no list shows one.
+struct ShortenMarks<'a> {
+    marks: &'a [Short],
+    layout: Layout,
+}
+
+impl Work for ShortenMarks<'_> {
+    const NAME: &'static str = "shorten_addresses_of_marks";
+    type Output = u64;
+
+    async fn run(&self, tx: &Transaction<'_>) -> Result<u64, Error> {
+        let email_id: Vec<&str> = self.marks.iter().map(|mark| mark.email_id.as_str()).collect();
+        let marked_at: Vec<&Timestamptz> = self.marks.iter().map(|mark| &mark.at).collect();
+        let mark_id: Vec<Uuid> = self.marks.iter().map(|mark| mark.id).collect();
+        let client_address: Vec<IpAddr> = self.marks.iter().map(|mark| mark.client_address).collect();
+        let shorten = tx
+            .prepare_cached(&self.layout.form(SHORTEN_MARKS))
+            .await
+            .in_statement("shorten_marks")?;
+        tx.execute(&shorten, &[&email_id, &marked_at, &mark_id, &client_address])
+            .await
+            .in_statement("shorten_marks")
     }
 }
 

@@ -17,6 +17,7 @@ mod record;
 mod retention;
 mod schema;
 mod settings;
+mod shards;
 mod upkeep;
 mod workers;
 
@@ -65,7 +66,8 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         .counting(&[record::NAME, partitions::ADD_NAME])
         .counting(&doctor::NAMES)
         .counting(&retention::NAMES)
-        .counting(&addresses::NAMES);
+        .counting(&addresses::NAMES)
+        .counting(&shards::NAMES);
     let schema = Arc::new(SchemaGate::new(database.clone()));
     let recorder = Recorder::new(
         database.clone(),

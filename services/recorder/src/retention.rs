@@ -4,30 +4,37 @@
 //! All of it may be cut off anywhere and begun again, and done by several recorders at once.
 
 use database::{Database, Error, InStatement, Timestamptz, Transaction, Work};
+use tokio_postgres::Row;
 use tracking::Timestamp;
+use uuid::Uuid;
 
 use crate::{
     partitions::{DropPartition, Month, Months},
     record,
+    shards::{Layout, Shards},
 };
 
 /// Rows that one transaction removes.
 const AT_ONCE: i64 = 1_000;
 
 /// By the index of their times.
+const OLD_MARKS: &str = "-- retention: find old marks
+select email_id, marked_at, mark_id from marks where marked_at < $1 order by marked_at, mark_id limit $2";
+
 const MARKS: &str = "-- retention: remove marks
 delete from marks
-where (email_id, marked_at, mark_id) in (
-  select email_id, marked_at, mark_id from marks where marked_at < $1 order by marked_at, mark_id limit $2)
-returning email_id";
+using unnest($1::text[], $2::timestamptz[], $3::uuid[]) as old (email_id, marked_at, mark_id)
+where marks.email_id = old.email_id and marks.marked_at = old.marked_at and marks.mark_id = old.mark_id
+  -- in shards: and marks.email_id = any($1)";
+
+/// In the order in which all lock emails.
+const LOCK: &str = "-- retention: lock emails
+select from tracked_emails where email_id = any($1) order by email_id for update";
 
 /// An email that is known by its marks alone is not shown; without them it is nothing.
 const MARKED_ONLY: &str = "-- retention: remove emails that had nothing but marks
 delete from tracked_emails
-where email_id in (
-  select email_id from tracked_emails
-  where email_id = any($1) and first_opened_at is null and last_marked_at < $2
-  order by email_id for update)";
+where email_id = any($1) and first_opened_at is null and last_marked_at < $2";
 
 /// Those whose first hit is gone, oldest first, by the index of the list.
 const OLD_EMAILS: &str = "-- retention: find old emails
@@ -41,10 +48,7 @@ limit $4";
 /// Whether something has come meanwhile is known once the row is locked.
 const EMAILS: &str = "-- retention: remove emails
 delete from tracked_emails
-where email_id in (
-  select email_id from tracked_emails
-  where email_id = any($1) and last_hit_at < $2 and coalesce(last_marked_at < $2, true)
-  order by email_id for update)";
+where email_id = any($1) and last_hit_at < $2 and coalesce(last_marked_at < $2, true)";
 
 /// What was removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,18 +62,24 @@ pub struct Removed {
 }
 
 /// The names of its transactions.
-pub(crate) const NAMES: [&str; 5] = [
+pub(crate) const NAMES: [&str; 6] = [
     Months::NAME,
     DropPartition::NAME,
+    OldMarks::NAME,
     RemoveMarks::NAME,
     OldEmails::NAME,
     RemoveEmails::NAME,
 ];
 
+/// Its statements that lock or change rows of some emails.
+#[cfg(test)]
+pub(crate) const PER_EMAIL: &[&str] = &[MARKS, LOCK, MARKED_ONLY, EMAILS];
+
 /// Removes the months of hits that end before `floor`, the marks of those months, and, unless `keep_counts`, the emails
 /// that nothing is left of.
 pub(crate) async fn run(
     database: &Database,
+    shards: &Shards,
     writer: &str,
     floor: Timestamp,
     keep_counts: bool,
@@ -87,27 +97,47 @@ pub(crate) async fn run(
             removed.months += u64::from(dropped);
         }
     }
+    let layout = shards.layout(database).await?;
     loop {
-        let marks = database.transact(&RemoveMarks { before }).await?;
-        removed.marks += marks;
-        if marks < AT_ONCE.unsigned_abs() {
+        let marks = database.transact(&OldMarks { before }).await?;
+        let were_all = i64::try_from(marks.len()).is_ok_and(|found| found < AT_ONCE);
+        for marks in shards
+            .split(database, marks, |mark| &mark.email_id)
+            .await?
+            .values()
+        {
+            removed.marks += database
+                .transact(&RemoveMarks {
+                    marks,
+                    before,
+                    layout,
+                })
+                .await?;
+        }
+        if were_all {
             break;
         }
     }
     if !keep_counts {
-        removed.emails = remove_emails(database, writer, before).await?;
+        removed.emails = remove_emails(database, shards, writer, before).await?;
     }
     Ok(removed)
 }
 
-async fn remove_emails(database: &Database, writer: &str, before: Timestamp) -> Result<u64, Error> {
+async fn remove_emails(
+    database: &Database,
+    shards: &Shards,
+    writer: &str,
+    before: Timestamp,
+) -> Result<u64, Error> {
     let mut removed = 0;
     let mut after = None;
     loop {
         let found = database.transact(&OldEmails { before, after }).await?;
-        if !found.without_hits.is_empty() {
+        let without_hits = shards.split(database, found.without_hits, String::as_str).await?;
+        for email_ids in without_hits.values() {
             let remove = RemoveEmails {
-                email_ids: &found.without_hits,
+                email_ids,
                 before,
                 writer,
             };
@@ -120,34 +150,82 @@ async fn remove_emails(database: &Database, writer: &str, before: Timestamp) -> 
     }
 }
 
-/// Removes some marks; answers how many.
-struct RemoveMarks {
+/// What names a mark.
+struct OldMark {
+    email_id: String,
+    marked_at: Timestamptz,
+    mark_id: Uuid,
+}
+
+/// Looks at some old marks, the oldest.
+struct OldMarks {
     before: Timestamp,
 }
 
-impl Work for RemoveMarks {
+impl Work for OldMarks {
+    const NAME: &'static str = "find_old_marks";
+    const READ_ONLY: bool = true;
+    type Output = Vec<OldMark>;
+
+    async fn run(&self, tx: &Transaction<'_>) -> Result<Vec<OldMark>, Error> {
+        let find = tx.prepare_cached(OLD_MARKS).await.in_statement(Self::NAME)?;
+        let rows = tx
+            .query(&find, &[&Timestamptz(self.before), &AT_ONCE])
+            .await
+            .in_statement(Self::NAME)?;
+        let read = |row: &Row| {
+            Ok(OldMark {
+                email_id: row.try_get(0)?,
+                marked_at: row.try_get(1)?,
+                mark_id: row.try_get(2)?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+}
+
+/// Removes marks, and the emails that have nothing else; answers how many marks.
+struct RemoveMarks<'a> {
+    marks: &'a [OldMark],
+    before: Timestamp,
+    layout: Layout,
+}
+
+impl Work for RemoveMarks<'_> {
     const NAME: &'static str = "remove_marks";
     type Output = u64;
 
     async fn run(&self, tx: &Transaction<'_>) -> Result<u64, Error> {
-        let before = Timestamptz(self.before);
-        let marks = tx.prepare_cached(MARKS).await.in_statement(Self::NAME)?;
-        let rows = tx
-            .query(&marks, &[&before, &AT_ONCE])
+        let email_ids: Vec<&str> = self.marks.iter().map(|mark| mark.email_id.as_str()).collect();
+        let marked_at: Vec<&Timestamptz> = self.marks.iter().map(|mark| &mark.marked_at).collect();
+        let mark_ids: Vec<Uuid> = self.marks.iter().map(|mark| mark.mark_id).collect();
+        let remove = tx
+            .prepare_cached(&self.layout.form(MARKS))
             .await
             .in_statement(Self::NAME)?;
-        let email_ids: Vec<String> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
-        if !email_ids.is_empty() {
-            let emails = tx
-                .prepare_cached(MARKED_ONLY)
-                .await
-                .in_statement("remove_marked_only")?;
-            tx.execute(&emails, &[&email_ids, &before])
-                .await
-                .in_statement("remove_marked_only")?;
-        }
-        Ok(u64::try_from(email_ids.len()).unwrap_or(u64::MAX))
+        let removed = tx
+            .execute(&remove, &[&email_ids, &marked_at, &mark_ids])
+            .await
+            .in_statement(Self::NAME)?;
+        lock(tx, &email_ids).await?;
+        let emails = tx
+            .prepare_cached(MARKED_ONLY)
+            .await
+            .in_statement("remove_marked_only")?;
+        tx.execute(&emails, &[&email_ids, &Timestamptz(self.before)])
+            .await
+            .in_statement("remove_marked_only")?;
+        Ok(removed)
     }
+}
+
+/// Waits for whoever records facts of these emails, and keeps others from it.
+async fn lock(tx: &Transaction<'_>, email_ids: &[&str]) -> Result<(), Error> {
+    let lock = tx.prepare_cached(LOCK).await.in_statement("lock_emails")?;
+    tx.execute(&lock, &[&email_ids])
+        .await
+        .in_statement("lock_emails")?;
+    Ok(())
 }
 
 /// Where one look at the old emails ended.
@@ -213,9 +291,11 @@ impl Work for RemoveEmails<'_> {
     type Output = u64;
 
     async fn run(&self, tx: &Transaction<'_>) -> Result<u64, Error> {
+        let email_ids: Vec<&str> = self.email_ids.iter().map(String::as_str).collect();
+        lock(tx, &email_ids).await?;
         let emails = tx.prepare_cached(EMAILS).await.in_statement(Self::NAME)?;
         let removed = tx
-            .execute(&emails, &[&self.email_ids, &Timestamptz(self.before)])
+            .execute(&emails, &[&email_ids, &Timestamptz(self.before)])
             .await
             .in_statement(Self::NAME)?;
         if removed > 0 {

@@ -1,7 +1,8 @@
-//! A batch is split over workers by email, and each share is recorded in a transaction of its own.
+//! A batch is split over workers by email, and each share is recorded in a transaction of its own; where emails lie in
+//! shards, in one for each shard.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     hash::{DefaultHasher, Hash, Hasher},
     num::NonZeroUsize,
@@ -26,6 +27,7 @@ use crate::{
     partitions::{Month, Partitions},
     record::{Batch, Recording, is_missing_partition},
     retention::{self, Removed},
+    shards::{Layout, Shards},
 };
 
 /// Records facts. Clones share everything.
@@ -48,6 +50,7 @@ pub struct RecorderConfig {
 struct Shared {
     database: Database,
     partitions: Partitions,
+    shards: Shards,
     rules: Rules,
     describer: Describer,
     workers: Vec<Worker>,
@@ -64,7 +67,7 @@ struct Worker {
     turn: Mutex<()>,
 }
 
-/// Facts for one worker, with the place of each in the batch.
+/// Facts for one transaction, with the place of each in the batch.
 type Share = Vec<(usize, Fact)>;
 
 impl fmt::Debug for Recorder {
@@ -97,6 +100,7 @@ impl Recorder {
         Ok(Self(Arc::new(Shared {
             database,
             partitions,
+            shards: Shards::default(),
             rules,
             describer,
             workers,
@@ -127,7 +131,14 @@ impl Recorder {
     ///
     /// May be cut off and begun again anywhere. After an error part of it may be done.
     pub async fn remove_older_than(&self, floor: Timestamp, keep_counts: bool) -> Result<Removed, Error> {
-        let removed = retention::run(&self.0.database, &self.0.upkeep, floor, keep_counts).await?;
+        let removed = retention::run(
+            &self.0.database,
+            &self.0.shards,
+            &self.0.upkeep,
+            floor,
+            keep_counts,
+        )
+        .await?;
         if removed.months > 0 {
             self.0.partitions.forget_before(floor);
         }
@@ -140,7 +151,14 @@ impl Recorder {
     ///
     /// May be cut off and begun again anywhere. After an error part of it may be done.
     pub async fn shorten_addresses(&self, floor: Timestamp, most_steps: u32) -> Result<Shortened, Error> {
-        addresses::run(&self.0.database, &self.0.upkeep, floor, most_steps).await
+        addresses::run(
+            &self.0.database,
+            &self.0.shards,
+            &self.0.upkeep,
+            floor,
+            most_steps,
+        )
+        .await
     }
 
     /// Records `facts`, each of which has passed [`Fact::check`]; answers, after the commit, what became of each, in
@@ -150,10 +168,10 @@ impl Recorder {
     pub async fn record(&self, facts: Vec<Fact>) -> Result<Vec<Outcome>, Error> {
         let mut outcomes = vec![Outcome::AlreadyKnown; facts.len()];
         let mut running = JoinSet::new(); // if this is cancelled, so are they
-        for (worker, share) in self.split(facts).into_iter().enumerate() {
-            if !share.is_empty() {
+        for (worker, shares) in self.0.split(facts).await?.into_iter().enumerate() {
+            if !shares.is_empty() {
                 let shared = Arc::clone(&self.0);
-                running.spawn(async move { shared.record_share(worker, share).await }.in_current_span());
+                running.spawn(async move { shared.record_shares(worker, shares).await }.in_current_span());
             }
         }
         let mut failed = None;
@@ -175,39 +193,53 @@ impl Recorder {
         }
         failed.map_or(Ok(outcomes), Err)
     }
-
-    /// All facts of an email go to one worker.
-    fn split(&self, facts: Vec<Fact>) -> Vec<Share> {
-        let mut shares: Vec<Share> = self.0.workers.iter().map(|_| Share::new()).collect();
-        let count = u64::try_from(shares.len()).unwrap_or(1).max(1);
-        for (place, fact) in facts.into_iter().enumerate() {
-            let mut hasher = DefaultHasher::new();
-            fact.email_id().hash(&mut hasher);
-            let worker = usize::try_from(hasher.finish() % count).unwrap_or_default();
-            if let Some(share) = shares.get_mut(worker) {
-                share.push((place, fact));
-            }
-        }
-        shares
-    }
 }
 
 impl Shared {
-    async fn record_share(&self, worker: usize, share: Share) -> Result<Vec<(usize, Outcome)>, Error> {
-        let (places, facts): (Vec<usize>, Vec<Fact>) = share.into_iter().unzip();
+    /// What each worker is to record, a transaction for each share. All facts of an email go to one worker, and one shard's
+    /// to one transaction.
+    async fn split(&self, facts: Vec<Fact>) -> Result<Vec<Vec<Share>>, Error> {
+        let numbered: Share = facts.into_iter().enumerate().collect();
+        let of_shards = match self.shards.layout(&self.database).await? {
+            Layout::Whole => by_hash(numbered, self.workers.len()),
+            Layout::Sharded => {
+                self.shards
+                    .split(&self.database, numbered, |(_, fact)| fact.email_id())
+                    .await?
+            }
+        };
+        let mut shares: Vec<Vec<Share>> = self.workers.iter().map(|_| Vec::new()).collect();
+        let count = i64::try_from(shares.len()).unwrap_or(1).max(1);
+        for (number, share) in of_shards {
+            let worker = usize::try_from(number.rem_euclid(count)).unwrap_or_default();
+            if let Some(of_worker) = shares.get_mut(worker) {
+                of_worker.push(share);
+            }
+        }
+        Ok(shares)
+    }
+
+    async fn record_shares(&self, worker: usize, shares: Vec<Share>) -> Result<Vec<(usize, Outcome)>, Error> {
         let Some(worker) = self.workers.get(worker) else {
             return Ok(Vec::new());
         };
-        let outcomes = self
-            .record_batch(worker, &Batch::of(facts, &self.describer))
-            .await?;
-        Ok(places.into_iter().zip(outcomes).collect())
+        let mut done = Vec::new();
+        for share in shares {
+            let (places, facts): (Vec<usize>, Vec<Fact>) = share.into_iter().unzip();
+            let outcomes = self
+                .record_batch(worker, &Batch::of(facts, &self.describer))
+                .await
+                .inspect_err(|error| self.shards.look_again_after(error))?;
+            done.extend(places.into_iter().zip(outcomes));
+        }
+        Ok(done)
     }
 
     async fn record_batch(&self, worker: &Worker, batch: &Batch) -> Result<Vec<Outcome>, Error> {
         let recording = Recording {
             batch,
             rules: &self.rules,
+            layout: self.shards.layout(&self.database).await?,
             writer: &worker.writer,
         };
         let months: BTreeSet<Month> = batch.hit_times().filter_map(Month::of).collect();
@@ -226,4 +258,17 @@ impl Shared {
         self.metrics.recorded(recorded.new_emails, recorded.corrected);
         Ok(recorded.outcomes)
     }
+}
+
+/// Deals facts out by the hash of their email, in so many shares.
+fn by_hash(facts: Share, count: usize) -> BTreeMap<i64, Share> {
+    let count = u64::try_from(count).unwrap_or(1).max(1);
+    let mut shares: BTreeMap<i64, Share> = BTreeMap::new();
+    for (place, fact) in facts {
+        let mut hasher = DefaultHasher::new();
+        fact.email_id().hash(&mut hasher);
+        let number = i64::try_from(hasher.finish() % count).unwrap_or_default();
+        shares.entry(number).or_default().push((place, fact));
+    }
+    shares
 }

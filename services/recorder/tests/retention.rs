@@ -260,5 +260,5 @@ async fn every_statement_stays_on_its_index() {
         seen.insert(name.trim());
         assert!(!plan.contains("Seq Scan on"), "{name}: {plan}");
     }
-    assert_eq!(seen.len(), 4, "{seen:?}");
+    assert_eq!(seen.len(), 6, "{seen:?}");
 }

@@ -6,6 +6,7 @@ use service_kit::SystemClock;
 use tracking::Clock as _;
 
 use super::{Complete, Counts, DatabaseSettings, Folder, Manifest, Programs, programs::run};
+use crate::migrate;
 
 /// Of the session that holds the snapshot while the dump takes as long as it takes.
 const SESSION: &str =
@@ -28,6 +29,7 @@ pub(super) async fn made(settings: &DatabaseSettings, folder: &Folder) -> anyhow
             "{config} has schema version {schema_version}, this is version {SCHEMA_VERSION}: use the newer email-tracker"
         );
     }
+    migrate::refuse_distributed(&session, "`backup`").await?;
     session
         .batch_execute(SESSION)
         .await

@@ -20,7 +20,7 @@ use self::{
     lists::{ListedEmail, ListedOpen},
     store::{Store, Stored},
 };
-use crate::backup::DatabaseSettings;
+use crate::{backup::DatabaseSettings, migrate};
 
 const IMPORT_TOKEN: Setting = Setting::secret(
     "IMPORT_TOKEN",
@@ -111,6 +111,7 @@ async fn open_store(database: &DatabaseSettings, rules: Rules) -> anyhow::Result
         .check_schema()
         .await
         .with_context(|| format!("cannot use {config}"))?;
+    migrate::refuse_distributed(&**database.client().await?, "`import`").await?;
     let recorder = RecorderConfig {
         instance: "import".to_owned(),
         workers: WORKERS,

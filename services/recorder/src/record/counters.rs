@@ -18,6 +18,7 @@ set hit_count = email.hit_count + change.hits,
     last_opened_at = case when change.look_up_last then (
         select hit.opened_at from hits as hit
         where hit.email_id = email.email_id and hit.is_open
+          -- in shards: and hit.email_id = any($1)
         order by hit.opened_at desc, hit.event_id desc limit 1
       ) else change.last_opened_at end,
     user_id = coalesce(change.user_id, email.user_id),
@@ -36,7 +37,8 @@ from unnest(
     email_id, hits, opens, look_up_last, last_opened_at,
     user_id, recipient, sent_at, first_opened_at, first_event_id,
     sender_email, sender_opened_at, sender_event_id)
-where email.email_id = change.email_id";
+where email.email_id = change.email_id
+  -- in shards: and email.email_id = any($1)";
 
 /// What changes about one email.
 #[derive(Debug)]

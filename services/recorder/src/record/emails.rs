@@ -71,6 +71,7 @@ from unnest(
     user_id, recipient, sent_at, first_opened_at, first_event_id,
     sender_email, sender_opened_at, sender_event_id)
 where email.email_id = change.email_id
+  -- in shards: and email.email_id = any($3)
 returning change.email, coalesce(email.counted_by = $1, false),
           email.first_opened_at, email.first_event_id, email.sender_opened_at, email.sender_event_id, email.last_opened_at"
 );

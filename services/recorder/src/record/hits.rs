@@ -24,6 +24,7 @@ from unnest($1::int[], $2::text[], $3::timestamptz[], $4::timestamptz[]) as span
 cross join lateral (
   select * from hits
   where hits.email_id = span.email_id and hits.opened_at between span.since and span.until
+    -- in shards: and hits.email_id = any($2)
 ) as hit";
 
 /// The name of [`INSERT`] in errors.

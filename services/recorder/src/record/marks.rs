@@ -18,6 +18,7 @@ from unnest($1::int[], $2::text[], $3::timestamptz[], $4::timestamptz[]) as span
 cross join lateral (
   select * from marks
   where marks.email_id = span.email_id and marks.marked_at between span.since and span.until
+    -- in shards: and marks.email_id = any($2)
 ) as mark";
 
 pub(super) const INSERT: &str = "-- record: insert marks

@@ -32,11 +32,14 @@ use tokio_postgres::error::SqlState;
 use tracking::{Rules, verdicts::Neighbourhood};
 
 use self::{counters::Change, emails::KnownEmail};
+use crate::shards::Layout;
 
 /// One batch to be recorded in one transaction.
 pub(crate) struct Recording<'a> {
     pub(crate) batch: &'a Batch,
     pub(crate) rules: &'a Rules,
+    /// Where emails lie in shards, all of the batch lie in one.
+    pub(crate) layout: Layout,
     /// Whose row of `revisions` to raise.
     pub(crate) writer: &'a str,
 }
@@ -55,6 +58,16 @@ pub(crate) struct Recorded {
 /// The recording transaction's name.
 pub(crate) const NAME: &str = "record";
 
+/// Its statements that look at stored rows of emails or change them.
+#[cfg(test)]
+pub(crate) const PER_EMAIL: &[&str] = &[
+    emails::COUNT,
+    hits::STORED,
+    marks::STORED,
+    verdicts::CORRECT,
+    counters::UPDATE,
+];
+
 /// Whether a transaction failed for want of a partition: nothing else of hits is checked.
 pub(crate) fn is_missing_partition(error: &Error) -> bool {
     error.statement() == Some(hits::INSERT_NAME) && error.sqlstate() == Some(&SqlState::CHECK_VIOLATION)
@@ -65,7 +78,7 @@ impl Work for Recording<'_> {
     type Output = Recorded;
 
     async fn run(&self, tx: &Transaction<'_>) -> Result<Recorded, Error> {
-        let statements = &Statements::prepare(tx).await?;
+        let statements = &Statements::prepare(tx, self.layout).await?;
         let batch = self.batch;
 
         let alone = verdicts::judge_alone(self.rules, batch);
@@ -97,7 +110,7 @@ impl Work for Recording<'_> {
             hits::insert(tx, statements, judged),
             verdicts::correct(tx, statements, judged),
             counters::apply(tx, statements, changes),
-            revisions::raise(tx, statements, self.writer, judged),
+            revisions::raise(tx, statements, self, judged),
         )?;
         Ok(Recorded {
             outcomes: batch.outcomes(judged),

@@ -4,7 +4,8 @@ use std::ops::RangeInclusive;
 
 use database::{Error, InStatement, Transaction};
 
-use super::{Statements, verdicts::Judged};
+use super::{Recording, Statements, verdicts::Judged};
+use crate::shards::Layout;
 
 /// Last of the transaction: whoever raises the same row waits for a commit and for nothing else.
 pub(super) const RAISE: &str = "-- record: raise the writer's revision
@@ -21,18 +22,21 @@ fn step() -> i64 {
     rand::random_range(STEPS)
 }
 
-/// Raises `writer`'s revision if anything about hits has changed.
+/// Raises the writer's revision if anything about hits has changed.
+///
+/// A shard commits just before this row does. If the server dies in between, the batch comes again, with nothing new in
+/// it: so there the revision rises in any case.
 pub(super) async fn raise(
     tx: &Transaction<'_>,
     statements: &Statements,
-    writer: &str,
+    recording: &Recording<'_>,
     judged: &[Judged<'_>],
 ) -> Result<(), Error> {
-    if judged
+    let has_changed = judged
         .iter()
-        .any(|email| !email.new_hits.is_empty() || !email.corrected.is_empty())
-    {
-        tx.execute(&statements.raise_revision, &[&writer, &step()])
+        .any(|email| !email.new_hits.is_empty() || !email.corrected.is_empty());
+    if has_changed || recording.layout == Layout::Sharded {
+        tx.execute(&statements.raise_revision, &[&recording.writer, &step()])
             .await
             .in_statement("raise_revision")?;
     }

@@ -4,6 +4,7 @@ use database::{Error, Transaction};
 use tokio_postgres::Statement;
 
 use super::{counters, emails, hits, marks, revisions, verdicts};
+use crate::shards::Layout;
 
 /// Statements are sent together and must run in the order sent. Were one of them prepared in between, those after it
 /// would overtake it; so all are prepared first. Each connection keeps them.
@@ -21,17 +22,18 @@ pub(super) struct Statements {
 
 impl Statements {
     /// Prepares what this connection has not prepared yet.
-    pub(super) async fn prepare(tx: &Transaction<'_>) -> Result<Self, Error> {
+    pub(super) async fn prepare(tx: &Transaction<'_>, layout: Layout) -> Result<Self, Error> {
+        let prepare = async |statement| tx.prepare_cached(&layout.form(statement)).await;
         Ok(Self {
-            count_emails: tx.prepare_cached(emails::COUNT).await?,
-            add_emails: tx.prepare_cached(emails::ADD).await?,
-            stored_hits: tx.prepare_cached(hits::STORED).await?,
-            stored_marks: tx.prepare_cached(marks::STORED).await?,
-            insert_marks: tx.prepare_cached(marks::INSERT).await?,
-            insert_hits: tx.prepare_cached(hits::INSERT).await?,
-            correct_hits: tx.prepare_cached(verdicts::CORRECT).await?,
-            update_emails: tx.prepare_cached(counters::UPDATE).await?,
-            raise_revision: tx.prepare_cached(revisions::RAISE).await?,
+            count_emails: prepare(emails::COUNT).await?,
+            add_emails: prepare(emails::ADD).await?,
+            stored_hits: prepare(hits::STORED).await?,
+            stored_marks: prepare(marks::STORED).await?,
+            insert_marks: prepare(marks::INSERT).await?,
+            insert_hits: prepare(hits::INSERT).await?,
+            correct_hits: prepare(verdicts::CORRECT).await?,
+            update_emails: prepare(counters::UPDATE).await?,
+            raise_revision: prepare(revisions::RAISE).await?,
         })
     }
 }

@@ -16,7 +16,8 @@ update hits
 set is_duplicate = correct.is_duplicate, consumed_mark_at = correct.mark_at, consumed_mark_id = correct.mark_id
 from unnest($1::text[], $2::timestamptz[], $3::uuid[], $4::boolean[], $5::timestamptz[], $6::uuid[])
   as correct (email_id, opened_at, event_id, is_duplicate, mark_at, mark_id)
-where hits.email_id = correct.email_id and hits.opened_at = correct.opened_at and hits.event_id = correct.event_id";
+where hits.email_id = correct.email_id and hits.opened_at = correct.opened_at and hits.event_id = correct.event_id
+  -- in shards: and hits.email_id = any($1)";
 
 /// What the batch means for one email.
 #[derive(Debug)]
