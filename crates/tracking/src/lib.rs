@@ -5,6 +5,7 @@
 //! function of them; [`model`] says the same thing once more, as simply as it can be said, to test everything against.
 
 pub mod agent;
+pub mod agents;
 pub mod clock;
 pub mod dedup;
 pub mod doctor;
