@@ -21,6 +21,11 @@ create table tracked_emails (
   open_count       bigint not null default 0,
   hit_count        bigint not null default 0,
   last_opened_at   timestamptz,  -- of the latest open; goes back when a late fact withdraws it
+  -- The same of the opens that are not by machines, and of those by people (tracking::agents).
+  credible_open_count   bigint not null default 0,
+  last_credible_open_at timestamptz,
+  human_open_count      bigint not null default 0,
+  last_human_open_at    timestamptz,
   -- What tells the recorder, without a look at the facts, that a batch comes after all that is stored: nearly every
   -- batch does. The latest hit, counting or not, and the latest mark; never too early. (When facts were removed they may
   -- be too late, which costs a look and nothing else.)
@@ -65,6 +70,9 @@ create table hits (
   geo_city         text,
   latitude         double precision,
   longitude        double precision,
+  -- Who fetched it, and how far its open is to be believed (tracking::agents).
+  agent            text not null default 'unnamed',
+  confidence       text not null default 'unclear',
   primary key (email_id, opened_at, event_id)
 ) partition by range (opened_at);
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use tokio_postgres::{Client, Row};
-use tracking::{Timestamp, Verdict, model::Email, verdicts::MarkKey};
+use tracking::{Timestamp, Verdict, agents::Agent, model::Email, verdicts::MarkKey};
 use uuid::Uuid;
 
 /// A stored hit, as the pixel sent it. What its token said beyond the email id is kept with the email alone.
@@ -91,10 +91,13 @@ fn address(text: Option<String>) -> Option<IpAddr> {
 pub async fn stored_emails(client: &Client, prefix: &str) -> BTreeMap<String, Email> {
     latest_times_are_right(client, prefix).await;
     let mut verdicts = stored_verdicts(client, prefix).await;
+    let mut agents = stored_agents(client, prefix).await;
     let rows = client
         .query(
             "select email_id, user_id, recipient, sent_at, (extract(epoch from first_opened_at) * 1000)::bigint,
-                    sender_email, open_count, hit_count, (extract(epoch from last_opened_at) * 1000)::bigint
+                    sender_email, open_count, hit_count, (extract(epoch from last_opened_at) * 1000)::bigint,
+                    credible_open_count, (extract(epoch from last_credible_open_at) * 1000)::bigint,
+                    human_open_count, (extract(epoch from last_human_open_at) * 1000)::bigint
              from tracked_emails where starts_with(email_id, $1) and first_opened_at is not null",
             &[&prefix],
         )
@@ -113,6 +116,11 @@ pub async fn stored_emails(client: &Client, prefix: &str) -> BTreeMap<String, Em
                 open_count: row.get(6),
                 hit_count: row.get(7),
                 last_opened_at: row.get::<_, Option<i64>>(8).map(Timestamp::from_millis),
+                credible_open_count: row.get(9),
+                last_credible_open_at: row.get::<_, Option<i64>>(10).map(Timestamp::from_millis),
+                human_open_count: row.get(11),
+                last_human_open_at: row.get::<_, Option<i64>>(12).map(Timestamp::from_millis),
+                agents: agents.remove(&email_id).unwrap_or_default(),
                 verdicts: verdicts.remove(&email_id).unwrap_or_default(),
             };
             (email_id, email)
@@ -123,6 +131,24 @@ pub async fn stored_emails(client: &Client, prefix: &str) -> BTreeMap<String, Em
         "hits of emails that are not shown: {verdicts:?}"
     );
     emails
+}
+
+/// Who made each hit. Fails if a hit is not believed as far as its agent is.
+async fn stored_agents(client: &Client, prefix: &str) -> BTreeMap<String, BTreeMap<Uuid, Agent>> {
+    let rows = client
+        .query(
+            "select email_id, event_id, agent, confidence from hits where starts_with(email_id, $1)",
+            &[&prefix],
+        )
+        .await
+        .expect("reading the hits' agents");
+    let mut agents: BTreeMap<String, BTreeMap<Uuid, Agent>> = BTreeMap::new();
+    for row in &rows {
+        let agent = Agent::named(row.get(2)).expect("an agent");
+        assert_eq!(agent.confidence().as_str(), row.get::<_, &str>(3), "{agent:?}");
+        agents.entry(row.get(0)).or_default().insert(row.get(1), agent);
+    }
+    agents
 }
 
 /// By these times the recorder knows that a batch comes after all that is stored.

@@ -423,7 +423,7 @@ impl Agents {
         let mut signs = Vec::new();
         for (line, columns) in lines(rules) {
             let invalid = |what| InvalidRules { line, what };
-            let [sign, test, text, ..] = columns.as_slice() else {
+            let [sign, test, words, ..] = columns.as_slice() else {
                 return Err(invalid("fewer than three columns"));
             };
             let sign = Sign::named(sign).ok_or(invalid("the first column is no kind of agent"))?;
@@ -433,10 +433,10 @@ impl Agents {
                 "starts" => Test::Starts,
                 _ => return Err(invalid("the second column is not is, has or starts")),
             };
-            if text.is_empty() {
+            if words.is_empty() {
                 return Err(invalid("the third column is empty"));
             }
-            texts.push(*text);
+            texts.push(*words);
             signs.push((sign, test));
         }
         let texts = AhoCorasick::builder()
@@ -477,7 +477,7 @@ impl Agents {
             (Some(Sign::GmailProxy), _) => Agent::GmailProxy,
             (Some(Sign::YahooProxy), _) => Agent::YahooProxy,
             (Some(Sign::MicrosoftProxy), _) => Agent::MicrosoftProxy,
-            (Some(Sign::ApplePrivacy), _) => Agent::ApplePrivacy,
+            (Some(Sign::ApplePrivacy), _) | (Some(Sign::WebKit), Some(Network::Apple)) => Agent::ApplePrivacy,
             (Some(Sign::Scanner), _) => Agent::Scanner,
             (Some(Sign::Bot), _) => Agent::Bot,
             (Some(Sign::Library), _) => Agent::Library,
@@ -489,7 +489,6 @@ impl Agents {
                 Agent::MicrosoftAtDelivery
             }
             (Some(Sign::Browser | Sign::WebKit), Some(Network::Microsoft)) => Agent::MicrosoftProxy,
-            (Some(Sign::WebKit), Some(Network::Apple)) => Agent::ApplePrivacy,
             (Some(Sign::WebKit), _) if within(DELIVERY_MS) => Agent::WebKitAtDelivery,
             (Some(Sign::WebKit), _) => Agent::WebKit,
             (Some(Sign::Browser), _) if within(AT_ONCE_MS) => Agent::BrowserAtOnce,

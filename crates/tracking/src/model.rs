@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     DedupKey, Fact, Hit, Mark, Rules, Timestamp, Verdict,
+    agents::{Agent, Confidence},
     verdicts::{MARK_TTL_MS, MarkKey},
 };
 
@@ -31,6 +32,16 @@ pub struct Email {
     pub hit_count: i64,
     /// When the latest open was, if there is any.
     pub last_opened_at: Option<Timestamp>,
+    /// How many opens are not by machines.
+    pub credible_open_count: i64,
+    /// When the latest one of them was.
+    pub last_credible_open_at: Option<Timestamp>,
+    /// How many opens are by people.
+    pub human_open_count: i64,
+    /// When the latest one of them was.
+    pub last_human_open_at: Option<Timestamp>,
+    /// Who made each hit, by event id.
+    pub agents: BTreeMap<Uuid, Agent>,
     /// The verdict of each hit, by event id.
     pub verdicts: BTreeMap<Uuid, Verdict>,
 }
@@ -96,10 +107,24 @@ fn email<'a>(rules: &Rules, facts: impl Iterator<Item = &'a Fact>) -> Option<Ema
             },
         );
     }
+    let agents: BTreeMap<Uuid, Agent> = hits
+        .iter()
+        .map(|hit| (hit.event_id, rules.agents.of_hit(hit)))
+        .collect();
     let opens = || {
         hits.iter()
             .filter(|hit| verdicts.get(&hit.event_id).is_some_and(Verdict::is_open))
     };
+    let opens_by = |whom: fn(Confidence) -> bool| -> Vec<Timestamp> {
+        let is_by = |hit: &&&Hit| {
+            agents
+                .get(&hit.event_id)
+                .is_some_and(|agent| whom(agent.confidence()))
+        };
+        opens().filter(is_by).map(|hit| hit.opened_at).collect()
+    };
+    let credible = opens_by(|confidence| !confidence.is_automated());
+    let human = opens_by(Confidence::is_human);
     Some(Email {
         user_id: first.token.user_id.clone(),
         recipient: first.token.recipient.clone(),
@@ -109,6 +134,11 @@ fn email<'a>(rules: &Rules, facts: impl Iterator<Item = &'a Fact>) -> Option<Ema
         open_count: i64::try_from(opens().count()).unwrap_or(i64::MAX),
         hit_count: i64::try_from(hits.len()).unwrap_or(i64::MAX),
         last_opened_at: opens().map(|hit| hit.opened_at).max(),
+        credible_open_count: i64::try_from(credible.len()).unwrap_or(i64::MAX),
+        last_credible_open_at: credible.into_iter().max(),
+        human_open_count: i64::try_from(human.len()).unwrap_or(i64::MAX),
+        last_human_open_at: human.into_iter().max(),
+        agents,
         verdicts,
     })
 }

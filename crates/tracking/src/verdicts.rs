@@ -11,7 +11,10 @@ use std::collections::{BTreeSet, HashMap};
 
 use uuid::Uuid;
 
-use crate::{DedupKey, Timestamp, agent};
+use crate::{
+    DedupKey, Timestamp, agent,
+    agents::{Agents, Confidence},
+};
 
 /// How old a mark may be, in milliseconds, to suppress the hit that comes next.
 pub const MARK_TTL_MS: i64 = 10_000;
@@ -23,6 +26,8 @@ pub struct Rules {
     pub dedup_window_ms: i64,
     /// Hosts whose pages load a pixel because the sender writes the mail there, in lower case.
     pub compose_window_hosts: BTreeSet<String>,
+    /// Who fetches pixels. No verdict depends on it.
+    pub agents: Agents,
 }
 
 impl Default for Rules {
@@ -30,6 +35,7 @@ impl Default for Rules {
         Self {
             dedup_window_ms: 30_000,
             compose_window_hosts: BTreeSet::from(["mail.google.com".to_owned()]),
+            agents: Agents::default(),
         }
     }
 }
@@ -154,6 +160,8 @@ pub struct KnownHit {
     pub dedup_key: DedupKey,
     /// What was found before.
     pub verdict: Verdict,
+    /// How far it is believed if it is an open. It does not matter to any verdict.
+    pub confidence: Confidence,
 }
 
 /// What is stored of one email around its new facts: at least every hit and mark within [`Rules::reach_ms`] of each of
@@ -248,6 +256,7 @@ pub fn judge(
                 key,
                 dedup_key,
                 verdict: before,
+                ..
             }) => {
                 let mut after = before;
                 after.is_duplicate |= within_window(latest_new.get(&dedup_key), key.opened_at);

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use tracking::{
     Fact, Hit, Mark, Rules, SuppressionReason, Timestamp, Token, Verdict,
+    agents::Confidence,
     facts::new_id,
     model,
     verdicts::{HitKey, KnownHit, MARK_TTL_MS, MarkKey, Neighbourhood, NewHit, judge},
@@ -117,6 +118,7 @@ impl Stored {
                     key,
                     dedup_key: hit.dedup_key,
                     verdict,
+                    confidence: Confidence::Human,
                 },
             );
         }

@@ -21,6 +21,7 @@ use crate::{
         errors::ApiError,
         list::{self, List},
         open_events::OpenEvents,
+        parameters::Parameters,
         search::Search,
     },
     auth::Tokens,
@@ -76,6 +77,8 @@ pub(crate) struct Dashboard {
     pub(crate) failures: Failures,
     /// Who listens.
     pub(crate) live: Live,
+    /// Whether machines' opens count.
+    pub(crate) count_automated: bool,
     /// What it counts.
     pub(crate) metrics: Metrics,
 }
@@ -142,7 +145,8 @@ async fn list<L: List>(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    list::answer::<L>(dashboard.database, dashboard.metrics, query.as_deref(), headers).await
+    let parameters = Parameters::of(query.as_deref(), dashboard.count_automated);
+    list::answer::<L>(dashboard.database, dashboard.metrics, &parameters, headers).await
 }
 
 async fn gmail_proxy_latency(State(dashboard): State<Dashboard>) -> Result<Response, ApiError> {

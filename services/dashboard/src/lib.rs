@@ -72,6 +72,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         clock,
         failures: Failures::default(),
         live: live.clone(),
+        count_automated: settings.count_automated,
     };
     if dashboard.tokens.is_empty() {
         tracing::warn!("DASHBOARD_TOKEN is not set: every request for data is refused");

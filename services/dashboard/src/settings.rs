@@ -37,14 +37,21 @@ const DASHBOARD_TOKEN_PREVIOUS: Setting = Setting::secret(
     "Accepted as well, while readers are given a new `DASHBOARD_TOKEN`.",
 );
 
+const COUNT_AUTOMATED: Setting = Setting::new(
+    "COUNT_AUTOMATED",
+    "true",
+    "Whether opens by machines count and are listed among the opens: `true` or `false`. They are stored either way.",
+);
+
 /// The settings that only the dashboard has, as documented.
-pub const SETTINGS: [Setting; 6] = [
+pub const SETTINGS: [Setting; 7] = [
     DASHBOARD_DATABASE_URL,
     DASHBOARD_DB_PASSWORD,
     DATABASE_URL,
     DATABASE_PASSWORD,
     DASHBOARD_TOKEN,
     DASHBOARD_TOKEN_PREVIOUS,
+    COUNT_AUTOMATED,
 ];
 
 /// Longest that one statement may run; a fetch of a list's rows is one.
@@ -63,6 +70,8 @@ pub struct Settings {
     pub database: Option<Config>,
     /// The tokens that it accepts.
     pub tokens: Vec<Secret>,
+    /// Whether machines' opens count.
+    pub count_automated: bool,
 }
 
 impl Settings {
@@ -97,6 +106,7 @@ impl Settings {
                 .into_iter()
                 .filter_map(|token| reader.secret(token))
                 .collect(),
+            count_automated: reader.word(&COUNT_AUTOMATED, true, &[("true", true), ("false", false)]),
         }
     }
 }

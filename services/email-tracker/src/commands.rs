@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Restore(crate::restore::Arguments),
     /// Take over the emails and opens that an older server lists; may be run again at any time
     Import(crate::import::Arguments),
+    /// Find out anew who made the stored hits, after an update of the rules or of AGENT_NETWORKS; cut off, it goes on
+    Reclassify,
     /// Look at a running Email Tracker from here, and name what is wrong first: exit code 1 if something is
     Doctor(crate::doctor::Arguments),
     /// Look into a spool that no pixel uses, or deliver it

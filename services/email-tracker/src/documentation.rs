@@ -28,6 +28,7 @@ pub(crate) fn settings() -> String {
             &[&crate::backup::SETTINGS],
         ),
         table("`email-tracker import`", &[&crate::import::SETTINGS]),
+        table("`email-tracker reclassify`", &[&crate::reclassify::SETTINGS]),
     ];
     page.push_str(&tables.join("\n"));
     page

@@ -9,6 +9,7 @@ mod health;
 mod import;
 mod migrate;
 mod postgres;
+mod reclassify;
 mod restore;
 mod spool;
 mod up;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Backup(arguments) => backup::backup(&arguments),
         Command::Restore(arguments) => restore::restore(&arguments),
         Command::Import(arguments) => import::import(&arguments),
+        Command::Reclassify => reclassify::reclassify(),
         Command::Doctor(arguments) => doctor::doctor(arguments),
         Command::Spool(command) => spool::spool(command),
         Command::Settings => {

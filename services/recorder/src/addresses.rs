@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::{
     record,
     shards::{Layout, Shards},
+    steps::{self, Progress, Span, Table},
 };
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
@@ -22,28 +23,9 @@ const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 /// committed long before upkeep comes by, also by the clock of another recorder.
 const LATE_MS: i64 = 60 * 60 * 1_000;
 
-/// Rows that one transaction shortens, and those of the same millisecond as the last.
-const AT_ONCE: i64 = 1_000;
-
-/// By the primary key.
-const PLACE: &str = "-- addresses: how far they are shortened
-select done_until from upkeep where task = $1";
-
-/// Unless somebody else has gone on, or has set it back, meanwhile.
-const PROGRESS: &str = "-- addresses: they are shortened so far
-update upkeep set done_until = $3 where task = $1 and done_until = $2";
-
-/// By the index of their times, as far as that of the next statement.
-const LAST_OF_HITS: &str = "-- addresses: the last hit of a step
-select opened_at from hits where opened_at >= $1 and opened_at < $2 order by opened_at offset $3 limit 1";
-
 const HITS: &str = "-- addresses: hits of a step
 select email_id, opened_at, event_id, client_address, user_agent
 from hits where opened_at >= $1 and opened_at < $2 and client_address is not null";
-
-/// In the order in which all lock emails: the recording transaction changes hits under this lock.
-const LOCK: &str = "-- addresses: lock emails
-select from tracked_emails where email_id = any($1) order by email_id for no key update";
 
 const SHORTEN_HITS: &str = "-- addresses: shorten those of hits
 update hits set client_address = new.client_address, dedup_key = new.dedup_key
@@ -52,9 +34,6 @@ from unnest($1::text[], $2::timestamptz[], $3::uuid[], $4::inet[], $5::bigint[])
 where hits.email_id = new.email_id and hits.opened_at = new.opened_at and hits.event_id = new.event_id
   and hits.client_address <> new.client_address
   -- in shards: and hits.email_id = any($1)";
-
-const LAST_OF_MARKS: &str = "-- addresses: the last mark of a step
-select marked_at from marks where marked_at >= $1 and marked_at < $2 order by marked_at offset $3 limit 1";
 
 const MARKS: &str = "-- addresses: marks of a step
 select email_id, marked_at, mark_id, client_address
@@ -109,17 +88,16 @@ pub struct Shortened {
 }
 
 /// The names of its transactions.
-pub(crate) const NAMES: [&str; 5] = [
+pub(crate) const NAMES: [&str; 4] = [
     FindHits::NAME,
     ShortenHits::NAME,
     FindMarks::NAME,
     ShortenMarks::NAME,
-    Progress::NAME,
 ];
 
 /// Its statements that lock or change rows of some emails.
 #[cfg(test)]
-pub(crate) const PER_EMAIL: &[&str] = &[LOCK, SHORTEN_HITS, SHORTEN_MARKS];
+pub(crate) const PER_EMAIL: &[&str] = &[SHORTEN_HITS, SHORTEN_MARKS];
 
 /// Shortens those that are older than `floor`, in so many steps at most.
 pub(crate) async fn run(
@@ -136,7 +114,7 @@ pub(crate) async fn run(
             let Some(step) = database.transact(&FindMarks { floor }).await? else {
                 return Ok(done);
             };
-            let was_last = step.span.is_last;
+            let was_last = step.span.is_last();
             done.marks += step.shorten_marks(database, shards).await?;
             if was_last {
                 return Ok(done);
@@ -144,7 +122,7 @@ pub(crate) async fn run(
         } else {
             match database.transact(&FindHits { floor }).await? {
                 Some(step) => {
-                    all_hits = step.span.is_last;
+                    all_hits = step.span.is_last();
                     done.hits += step.shorten_hits(database, shards, writer).await?;
                 }
                 None => all_hits = true,
@@ -153,67 +131,6 @@ pub(crate) async fn run(
     }
     done.more = true;
     Ok(done)
-}
-
-/// The times of a step: from the first to before the second.
-#[derive(Clone, Copy)]
-struct Span {
-    from: Timestamptz,
-    until: Timestamptz,
-    is_last: bool,
-}
-
-impl Span {
-    /// The next one before `floor`; `last` finds where it ends. `None` if all is done.
-    async fn next(
-        tx: &Transaction<'_>,
-        task: &'static str,
-        last: &str,
-        floor: Timestamp,
-    ) -> Result<Option<Self>, Error> {
-        let place = tx.prepare_cached(PLACE).await.in_statement("shortened_so_far")?;
-        let row = tx
-            .query_one(&place, &[&task])
-            .await
-            .in_statement("shortened_so_far")?;
-        let from: Timestamptz = row.try_get(0)?;
-        if from.0 >= floor {
-            return Ok(None);
-        }
-        let last = tx.prepare_cached(last).await.in_statement("last_of_step")?;
-        let last = tx
-            .query_opt(&last, &[&from, &Timestamptz(floor), &(AT_ONCE - 1)])
-            .await
-            .in_statement("last_of_step")?;
-        let until = match &last {
-            Some(row) => row.try_get::<_, Timestamptz>(0)?.0.saturating_add_millis(1),
-            None => floor,
-        };
-        Ok(Some(Self {
-            from,
-            until: Timestamptz(until),
-            is_last: last.is_none(),
-        }))
-    }
-}
-
-/// Remembers that a step is done.
-struct Progress {
-    task: &'static str,
-    span: Span,
-}
-
-impl Work for Progress {
-    const NAME: &'static str = "addresses_shortened";
-    type Output = ();
-
-    async fn run(&self, tx: &Transaction<'_>) -> Result<(), Error> {
-        let progress = tx.prepare_cached(PROGRESS).await.in_statement(Self::NAME)?;
-        tx.execute(&progress, &[&self.task, &self.span.from, &self.span.until])
-            .await
-            .in_statement(Self::NAME)?;
-        Ok(())
-    }
 }
 
 /// A step through the hits or the marks: those whose address is to be shortened.
@@ -261,7 +178,7 @@ impl Work for FindHits {
     type Output = Option<Step<(Short, i64)>>;
 
     async fn run(&self, tx: &Transaction<'_>) -> Result<Self::Output, Error> {
-        let Some(span) = Span::next(tx, HITS_TASK, LAST_OF_HITS, self.floor).await? else {
+        let Some(span) = Span::next(tx, HITS_TASK, Table::Hits, self.floor).await? else {
             return Ok(None);
         };
         let hits = tx.prepare_cached(HITS).await.in_statement("hits_of_step")?;
@@ -319,10 +236,7 @@ impl Work for ShortenHits<'_> {
         let opened_at: Vec<&Timestamptz> = hits.iter().map(|hit| &hit.at).collect();
         let event_id: Vec<Uuid> = hits.iter().map(|hit| hit.id).collect();
         let client_address: Vec<IpAddr> = hits.iter().map(|hit| hit.client_address).collect();
-        let lock = tx.prepare_cached(LOCK).await.in_statement("lock_emails")?;
-        tx.execute(&lock, &[&email_id])
-            .await
-            .in_statement("lock_emails")?;
+        steps::lock(tx, &email_id).await?;
         let shorten = tx
             .prepare_cached(&self.layout.form(SHORTEN_HITS))
             .await
@@ -352,7 +266,7 @@ impl Work for FindMarks {
     type Output = Option<Step<Short>>;
 
     async fn run(&self, tx: &Transaction<'_>) -> Result<Self::Output, Error> {
-        let Some(span) = Span::next(tx, MARKS_TASK, LAST_OF_MARKS, self.floor).await? else {
+        let Some(span) = Span::next(tx, MARKS_TASK, Table::Marks, self.floor).await? else {
             return Ok(None);
         };
         let marks = tx.prepare_cached(MARKS).await.in_statement("marks_of_step")?;

@@ -2,6 +2,7 @@
 
 use tracking::{
     DedupKey, Hit, Rules, agent,
+    agents::{Agent, Agents},
     verdicts::{HitKey, NewHit},
 };
 
@@ -18,6 +19,7 @@ pub(crate) struct DescribedHit {
     pub(crate) google_proxy: bool,
     pub(crate) device: DeviceType,
     pub(crate) place: Place,
+    pub(crate) agent: Agent,
 }
 
 impl DescribedHit {
@@ -40,17 +42,22 @@ impl DescribedHit {
     }
 }
 
-/// Knows devices and places.
+/// Knows devices, places and agents.
 #[derive(Debug)]
 pub(crate) struct Describer {
     devices: Devices,
     places: Option<Places>,
+    agents: Agents,
 }
 
 impl Describer {
     /// Places stay unknown without a GeoIP database.
-    pub(crate) fn new(devices: Devices, places: Option<Places>) -> Self {
-        Self { devices, places }
+    pub(crate) fn new(devices: Devices, places: Option<Places>, agents: Agents) -> Self {
+        Self {
+            devices,
+            places,
+            agents,
+        }
     }
 
     /// Describes one hit. A proxy's address and agent say where the proxy is and nothing about its reader.
@@ -70,6 +77,7 @@ impl Describer {
             google_proxy: agent::is_google_proxy_hit(user_agent, hit.client_address),
             device,
             place,
+            agent: self.agents.of_hit(&hit),
             hit,
         }
     }

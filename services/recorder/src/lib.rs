@@ -13,11 +13,13 @@ mod health;
 mod metrics;
 mod partitions;
 mod range;
+mod reassess;
 mod record;
 mod retention;
 mod schema;
 mod settings;
 mod shards;
+mod steps;
 mod upkeep;
 mod workers;
 
@@ -37,8 +39,9 @@ use crate::{
 };
 pub use crate::{
     addresses::Shortened,
+    reassess::Reclassified,
     retention::Removed,
-    settings::{SETTINGS, Settings},
+    settings::{AGENT_NETWORKS, SETTINGS, Settings, read_agents},
     workers::{Recorder, RecorderConfig},
 };
 
@@ -67,7 +70,9 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         .counting(&doctor::NAMES)
         .counting(&retention::NAMES)
         .counting(&addresses::NAMES)
-        .counting(&shards::NAMES);
+        .counting(&shards::NAMES)
+        .counting(&steps::NAMES)
+        .counting(&reassess::NAMES);
     let schema = Arc::new(SchemaGate::new(database.clone()));
     let recorder = Recorder::new(
         database.clone(),

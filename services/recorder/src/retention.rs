@@ -12,6 +12,7 @@ use crate::{
     partitions::{DropPartition, Month, Months},
     record,
     shards::{Layout, Shards},
+    steps,
 };
 
 /// Rows that one transaction removes.
@@ -26,10 +27,6 @@ delete from marks
 using unnest($1::text[], $2::timestamptz[], $3::uuid[]) as old (email_id, marked_at, mark_id)
 where marks.email_id = old.email_id and marks.marked_at = old.marked_at and marks.mark_id = old.mark_id
   -- in shards: and marks.email_id = any($1)";
-
-/// In the order in which all lock emails.
-const LOCK: &str = "-- retention: lock emails
-select from tracked_emails where email_id = any($1) order by email_id for update";
 
 /// An email that is known by its marks alone is not shown; without them it is nothing.
 const MARKED_ONLY: &str = "-- retention: remove emails that had nothing but marks
@@ -73,7 +70,7 @@ pub(crate) const NAMES: [&str; 6] = [
 
 /// Its statements that lock or change rows of some emails.
 #[cfg(test)]
-pub(crate) const PER_EMAIL: &[&str] = &[MARKS, LOCK, MARKED_ONLY, EMAILS];
+pub(crate) const PER_EMAIL: &[&str] = &[MARKS, MARKED_ONLY, EMAILS];
 
 /// Removes the months of hits that end before `floor`, the marks of those months, and, unless `keep_counts`, the emails
 /// that nothing is left of.
@@ -207,7 +204,7 @@ impl Work for RemoveMarks<'_> {
             .execute(&remove, &[&email_ids, &marked_at, &mark_ids])
             .await
             .in_statement(Self::NAME)?;
-        lock(tx, &email_ids).await?;
+        steps::lock(tx, &email_ids).await?;
         let emails = tx
             .prepare_cached(MARKED_ONLY)
             .await
@@ -217,15 +214,6 @@ impl Work for RemoveMarks<'_> {
             .in_statement("remove_marked_only")?;
         Ok(removed)
     }
-}
-
-/// Waits for whoever records facts of these emails, and keeps others from it.
-async fn lock(tx: &Transaction<'_>, email_ids: &[&str]) -> Result<(), Error> {
-    let lock = tx.prepare_cached(LOCK).await.in_statement("lock_emails")?;
-    tx.execute(&lock, &[&email_ids])
-        .await
-        .in_statement("lock_emails")?;
-    Ok(())
 }
 
 /// Where one look at the old emails ended.
@@ -292,7 +280,7 @@ impl Work for RemoveEmails<'_> {
 
     async fn run(&self, tx: &Transaction<'_>) -> Result<u64, Error> {
         let email_ids: Vec<&str> = self.email_ids.iter().map(String::as_str).collect();
-        lock(tx, &email_ids).await?;
+        steps::lock(tx, &email_ids).await?;
         let emails = tx.prepare_cached(EMAILS).await.in_statement(Self::NAME)?;
         let removed = tx
             .execute(&emails, &[&email_ids, &Timestamptz(self.before)])

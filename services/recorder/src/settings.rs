@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, num::NonZeroUsize, path::PathBuf};
 
 use database::{Config, Session};
 use service_kit::{Common, Reader, Secret, Setting};
-use tracking::Rules;
+use tracking::{Rules, agents::Agents};
 
 const DATABASE_URL: Setting = Setting::secret(
     "DATABASE_URL",
@@ -64,8 +64,16 @@ const GEOIP_DATABASE: Setting = Setting::new(
     "A MaxMind DB (`.mmdb`) file of cities or countries; unset: places stay unknown.",
 );
 
+/// Whose networks tell agents, where the operator says.
+pub const AGENT_NETWORKS: Setting = Setting::new(
+    "AGENT_NETWORKS",
+    "",
+    "A file that says whose networks tell who fetches pixels, in the place of the built-in list; its form is that of \
+     crates/tracking/data/networks.tsv.",
+);
+
 /// The recorder's own settings, for the table in the documentation.
-pub const SETTINGS: [Setting; 11] = [
+pub const SETTINGS: [Setting; 12] = [
     DATABASE_URL,
     DATABASE_PASSWORD,
     RECORDER_TOKEN,
@@ -77,6 +85,7 @@ pub const SETTINGS: [Setting; 11] = [
     KEEP_COUNTS,
     ANONYMIZE_DAYS,
     GEOIP_DATABASE,
+    AGENT_NETWORKS,
 ];
 
 /// More than this and every hit of a day would be one reader's.
@@ -146,6 +155,7 @@ impl Settings {
                     MAX_DEDUP_WINDOW_MS,
                 ),
                 compose_window_hosts: read_hosts(reader, defaults.compose_window_hosts),
+                agents: read_agents(reader),
             },
             retention_days: read_days(reader, &RETENTION_DAYS),
             keep_counts: reader.word(&KEEP_COUNTS, false, &[("true", true), ("false", false)]),
@@ -159,6 +169,20 @@ impl Settings {
 fn read_days(reader: &mut Reader, setting: &'static Setting) -> Option<u32> {
     reader.optional(setting, "a whole number of days from 1 to 36500", |text| {
         text.parse().ok().filter(|days| (1..=36_500).contains(days))
+    })
+}
+
+/// The rules by which agents are told, with the operator's networks.
+pub fn read_agents(reader: &mut Reader) -> Agents {
+    let Some(path) = reader.path(&AGENT_NETWORKS) else {
+        return Agents::default();
+    };
+    let read = std::fs::read_to_string(&path)
+        .map_err(|error| error.to_string())
+        .and_then(|text| Agents::with_networks(&text).map_err(|error| error.to_string()));
+    read.unwrap_or_else(|problem| {
+        reader.refuse(&AGENT_NETWORKS, format_args!("{}: {problem}", path.display()));
+        Agents::default()
     })
 }
 
@@ -220,6 +244,26 @@ mod tests {
         assert_eq!((settings.retention_days, settings.geoip_database), (None, None));
         assert_eq!(settings.common.listen.to_string(), "127.0.0.1:50051");
         assert_eq!(settings.common.admin.to_string(), "127.0.0.1:9083");
+    }
+
+    #[test]
+    fn networks_come_from_a_file_or_are_refused_by_line() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        std::fs::write(path, "# ours\nscanner\t198.51.100.0/24\n").unwrap();
+        let settings = read(&[URL, ("AGENT_NETWORKS", path)]).unwrap();
+        assert_ne!(settings.rules, Rules::default());
+        std::fs::write(path, "# ours\nscanner\t198.51.100.0\n").unwrap();
+        let problems = read(&[URL, ("AGENT_NETWORKS", path)]).unwrap_err();
+        assert!(
+            problems[0].starts_with("AGENT_NETWORKS: ") && problems[0].contains("line 2: the second column"),
+            "{problems:?}"
+        );
+        let problems = read(&[URL, ("AGENT_NETWORKS", "/nowhere/at/all")]).unwrap_err();
+        assert!(
+            problems[0].contains("/nowhere/at/all: No such file"),
+            "{problems:?}"
+        );
     }
 
     #[test]

@@ -22,6 +22,9 @@ const MOST_STEPS: u32 = 200;
 /// A task that does a bounded part at a time has more to do.
 const PERIOD_WITH_MORE: Duration = Duration::from_secs(1);
 
+/// How long a burst waits until it is looked for, so that hits that a pixel had to keep for a while are there.
+const BURSTS_AFTER_MS: i64 = 2 * 60 * 1_000;
+
 /// What upkeep does, each time it is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
@@ -33,11 +36,19 @@ pub(crate) enum Task {
     Retention,
     /// Shortens the addresses that are older than the operator wants to know them.
     Addresses,
+    /// Finds the hits of machines that fetch the pixels of many mails at once.
+    Bursts,
 }
 
 impl Task {
     /// All of them.
-    pub(crate) const ALL: [Self; 4] = [Self::Partitions, Self::Doctor, Self::Retention, Self::Addresses];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Partitions,
+        Self::Doctor,
+        Self::Retention,
+        Self::Addresses,
+        Self::Bursts,
+    ];
 
     /// Its name as a metric label.
     pub(crate) const fn as_str(self) -> &'static str {
@@ -46,6 +57,7 @@ impl Task {
             Self::Doctor => "doctor",
             Self::Retention => "retention",
             Self::Addresses => "addresses",
+            Self::Bursts => "bursts",
         }
     }
 }
@@ -139,6 +151,19 @@ async fn perform(
                 if more {
                     return Ok(Done::Part);
                 }
+            }
+        }
+        Task::Bursts => {
+            let before = clock.now().saturating_add_millis(-BURSTS_AFTER_MS);
+            let (hits, more) = recorder.find_bursts(before, MOST_STEPS).await?;
+            if hits > 0 {
+                tracing::info!(
+                    hits,
+                    "one address fetched the pixels of many mails within seconds"
+                );
+            }
+            if more {
+                return Ok(Done::Part);
             }
         }
     }

@@ -25,6 +25,7 @@ use crate::{
     geo::Places,
     metrics::Metrics,
     partitions::{Month, Partitions},
+    reassess::{self, Reclassified},
     record::{Batch, Recording, is_missing_partition},
     retention::{self, Removed},
     shards::{Layout, Shards},
@@ -86,7 +87,7 @@ impl Recorder {
             geoip_database,
         } = config;
         let places = geoip_database.as_deref().map(Places::open).transpose()?;
-        let describer = Describer::new(Devices::new()?, places);
+        let describer = Describer::new(Devices::new()?, places, rules.agents.clone());
         let metrics = Metrics::new(meter);
         metrics.workers(workers.get());
         let workers = (0..workers.get())
@@ -156,6 +157,36 @@ impl Recorder {
             &self.0.shards,
             &self.0.upkeep,
             floor,
+            most_steps,
+        )
+        .await
+    }
+
+    /// Classifies some hits before `now` by the present rules, the oldest that are not yet; to be called until it says that
+    /// these were all. Called again after that, it begins anew.
+    ///
+    /// May be cut off and begun again anywhere, and facts be recorded meanwhile.
+    pub async fn reclassify(&self, now: Timestamp) -> Result<Reclassified, Error> {
+        let shared = &self.0;
+        reassess::reclassify(
+            &shared.database,
+            &shared.shards,
+            &shared.upkeep,
+            &shared.rules.agents,
+            now,
+        )
+        .await
+    }
+
+    /// Takes for machines' the hits before `before` by which one address fetched the pixels of many mails within seconds,
+    /// in so many steps at most; answers how many hits, and whether there may be more.
+    pub async fn find_bursts(&self, before: Timestamp, most_steps: u32) -> Result<(u64, bool), Error> {
+        let shared = &self.0;
+        reassess::find_bursts(
+            &shared.database,
+            &shared.shards,
+            &shared.upkeep,
+            before,
             most_steps,
         )
         .await

@@ -4,10 +4,12 @@
 
 mod common;
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
-use common::{at, facts, fresh_database, hit, mark, migrate, recorder, revision, stored_emails};
-use database::RECORDER_ROLE;
+use common::{
+    at, facts, fresh_database, hit, log_plans, mark, migrate, planned_on_indexes, recorder, revision,
+    stored_emails,
+};
 use recorder::Shortened;
 use test_support::{
     PrivatePostgres, eventually,
@@ -226,13 +228,7 @@ async fn every_statement_stays_on_its_index() {
     server.migrate_template(migrate).await;
     let database = server.database().await;
     let client = database.superuser().await;
-    client
-        .batch_execute(&format!(
-            "alter role {RECORDER_ROLE} set session_preload_libraries = 'auto_explain';
-             alter role {RECORDER_ROLE} set auto_explain.log_min_duration = 0;"
-        ))
-        .await
-        .unwrap();
+    log_plans(&client).await;
     let mut old = at("2026-01-10T00:00:00.000Z");
     for prepare in ["", "analyze"] {
         client.batch_execute(prepare).await.unwrap();
@@ -259,14 +255,6 @@ async fn every_statement_stays_on_its_index() {
         (log.matches("-- addresses: shorten those of marks").count() >= 6).then_some(log)
     })
     .await;
-    let mut seen = BTreeSet::new();
-    for plan in log.split("Query Text: -- addresses: ").skip(1) {
-        let (name, plan) = plan.split_once('\n').unwrap();
-        let plan = plan.split("LOG:").next().unwrap();
-        seen.insert(name.trim());
-        // The table of two rows that says how far all is done is the exception.
-        let plan = plan.replace("Seq Scan on upkeep", "");
-        assert!(!plan.contains("Seq Scan on"), "{name}: {plan}");
-    }
+    let seen = planned_on_indexes(&log, &["addresses: ", "steps: "]);
     assert_eq!(seen.len(), 9, "{seen:?}");
 }

@@ -4,12 +4,10 @@
 
 mod common;
 
-use std::collections::BTreeSet;
-
 use common::{
-    at, facts, fresh_database, hit, mark, migrate, recorder, revision, stored_emails, stored_marks,
+    at, facts, fresh_database, hit, log_plans, mark, migrate, planned_on_indexes, recorder, revision,
+    stored_emails, stored_marks,
 };
-use database::RECORDER_ROLE;
 use recorder::Removed;
 use test_support::{PrivatePostgres, eventually};
 use tokio_postgres::Client;
@@ -226,13 +224,7 @@ async fn every_statement_stays_on_its_index() {
     server.migrate_template(migrate).await;
     let database = server.database().await;
     let client = database.superuser().await;
-    client
-        .batch_execute(&format!(
-            "alter role {RECORDER_ROLE} set session_preload_libraries = 'auto_explain';
-             alter role {RECORDER_ROLE} set auto_explain.log_min_duration = 0;"
-        ))
-        .await
-        .unwrap();
+    log_plans(&client).await;
     let (old, young) = (at("2026-01-10T00:00:00.000Z"), floor());
     for (round, prepare) in [(0, ""), (1, "analyze")] {
         client.batch_execute(prepare).await.unwrap();
@@ -253,12 +245,6 @@ async fn every_statement_stays_on_its_index() {
         (log.matches("-- retention: find old emails").count() >= 6).then_some(log)
     })
     .await;
-    let mut seen = BTreeSet::new();
-    for plan in log.split("Query Text: -- retention: ").skip(1) {
-        let (name, plan) = plan.split_once('\n').unwrap();
-        let plan = plan.split("LOG:").next().unwrap();
-        seen.insert(name.trim());
-        assert!(!plan.contains("Seq Scan on"), "{name}: {plan}");
-    }
+    let seen = planned_on_indexes(&log, &["retention: ", "steps: lock"]);
     assert_eq!(seen.len(), 6, "{seen:?}");
 }

@@ -15,12 +15,16 @@ use super::{
 /// Filters on texts let a few rows too many through ([`Emails::shows`] decides): the server's `lower` knows ASCII only
 /// under a collation that every server has. What `doctor` leaves for an hour (`tracking::doctor`) is shown if asked for.
 const SQL: &str = r#"-- emails
-select email_id, user_id, recipient, sender_email, sent_at, open_count, hit_count, last_opened_at, first_opened_at
+select email_id, user_id, recipient, sender_email, sent_at,
+       case when $10::boolean then open_count else credible_open_count end,
+       hit_count,
+       case when $10::boolean then last_opened_at else last_credible_open_at end,
+       first_opened_at, human_open_count, last_human_open_at
 from tracked_emails
 where first_opened_at is not null
   and ($1::timestamptz is null or (first_opened_at <= $1 and (first_opened_at < $1 or email_id > $2::text)))
   and ($3::text is null or user_id = $3)
-  and ($4::boolean is null or (open_count > 0) = $4)
+  and ($4::boolean is null or (case when $10::boolean then open_count else credible_open_count end > 0) = $4)
   and ($5::timestamptz is null or first_opened_at >= $5)
   and ($6::text is null
        or octet_length(recipient) <> char_length(recipient)
@@ -49,6 +53,7 @@ pub(crate) struct Emails {
     q: Option<String>,
     sql_limit: Option<i64>,
     include_doctor: bool,
+    count_automated: bool,
 }
 
 /// One email as the API shows it.
@@ -65,6 +70,8 @@ struct Item<'r> {
     last_opened_at: Option<IsoTime>,
     opened: bool,
     created_at: IsoTime,
+    human_open_count: i64,
+    last_human_open_at: Option<IsoTime>,
 }
 
 impl List for Emails {
@@ -89,6 +96,7 @@ impl List for Emails {
             include_doctor: parameters
                 .choice("include", &[("doctor", true)])?
                 .unwrap_or(false),
+            count_automated: parameters.count_automated(),
         })
     }
 
@@ -111,6 +119,7 @@ impl List for Emails {
             &self.q,
             &self.sql_limit,
             &self.include_doctor,
+            &self.count_automated,
         ]
     }
 
@@ -158,6 +167,8 @@ pub(super) fn write_email(row: &Row, json: &mut Vec<u8>) -> Result<(), RowError>
         last_opened_at: row.try_get::<_, Option<Timestamptz>>(7)?.map(IsoTime::from),
         opened: open_count > 0,
         created_at: row.try_get::<_, Timestamptz>(8)?.into(),
+        human_open_count: row.try_get(9)?,
+        last_human_open_at: row.try_get::<_, Option<Timestamptz>>(10)?.map(IsoTime::from),
     };
     Ok(serde_json::to_writer(json, &item)?)
 }

@@ -144,10 +144,10 @@ pub(crate) fn sql_limit(limit: Option<usize>) -> Option<i64> {
 pub(crate) async fn answer<L: List>(
     database: Database,
     metrics: Metrics,
-    query: Option<&str>,
+    parameters: &Parameters<'_>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let list = L::read(&Parameters::of(query))?;
+    let list = L::read(parameters)?;
     let (starts, started) = oneshot::channel();
     let mut producer = Producer {
         task: tokio::spawn(produce(database, metrics.clone(), list, headers, starts)),

@@ -5,7 +5,12 @@ use std::net::IpAddr;
 use database::Timestamptz;
 use serde::Serialize;
 use tokio_postgres::{Row, types::ToSql};
-use tracking::{SuppressionReason, Verdict, token::MAX_FIELD_BYTES, verdicts::MarkKey};
+use tracking::{
+    SuppressionReason, Verdict,
+    agents::{Agent, BURST_REASON, Confidence},
+    token::MAX_FIELD_BYTES,
+    verdicts::MarkKey,
+};
 use uuid::Uuid;
 
 use super::{
@@ -20,12 +25,12 @@ use super::{
 const SQL: &str = "-- open_events
 select h.id, h.email_id, e.user_id, e.recipient, h.opened_at, h.event_id, h.client_address, h.user_agent,
        h.geo_country, h.geo_region, h.geo_city, h.latitude, h.longitude, h.device_type,
-       h.is_duplicate, h.consumed_mark_at, h.consumed_mark_id, h.compose_window
+       h.is_duplicate, h.consumed_mark_at, h.consumed_mark_id, h.compose_window, h.agent, h.confidence
 from hits h
 join tracked_emails e on e.email_id = h.email_id
 where ($1::text is null or h.email_id = $1)
   and ($2::timestamptz is null or (h.opened_at <= $2 and (h.opened_at, h.event_id) < ($2, $3::uuid)))
-  and ($4::boolean or h.is_open)
+  and ($4::boolean or (h.is_open and ($7::boolean or h.confidence <> 'automated')))
   and ($1 is not null or $6::boolean or e.user_id <> 'doctor' or not starts_with(h.email_id, 'doctor-'))
 order by h.opened_at desc, h.event_id desc
 limit $5::bigint
@@ -40,6 +45,7 @@ pub(crate) struct OpenEvents {
     after_id: Option<Uuid>,
     include_all: bool,
     include_doctor: bool,
+    count_automated: bool,
     sql_limit: Option<i64>,
 }
 
@@ -71,6 +77,9 @@ struct Item<'r> {
     is_duplicate: u8,
     is_sender_suppressed: u8,
     suppression_reason: Option<&'static str>,
+    agent_class: &'static str,
+    confidence: &'r str,
+    reason: &'static str,
 }
 
 impl List for OpenEvents {
@@ -87,6 +96,7 @@ impl List for OpenEvents {
             after_id: after.map(|after| after.event_id),
             include_all: include == Some(Include::All),
             include_doctor: include == Some(Include::Doctor),
+            count_automated: parameters.count_automated(),
             sql_limit: sql_limit(limit),
         })
     }
@@ -107,11 +117,15 @@ impl List for OpenEvents {
             &self.include_all,
             &self.sql_limit,
             &self.include_doctor,
+            &self.count_automated,
         ]
     }
 
     fn write(&self, row: &Row, json: &mut Vec<u8>) -> Result<(), RowError> {
         let verdict = verdict(row)?;
+        // A name that a newer recorder gave is none that this build knows.
+        let agent = Agent::named(row.try_get(18)?).unwrap_or(Agent::Unfamiliar);
+        let confidence: &str = row.try_get(19)?;
         let item = Item {
             id: row.try_get(0)?,
             email_id: row.try_get(1)?,
@@ -129,6 +143,9 @@ impl List for OpenEvents {
             is_duplicate: verdict.is_duplicate.into(),
             is_sender_suppressed: verdict.is_sender_suppressed().into(),
             suppression_reason: verdict.suppression_reason().map(SuppressionReason::as_str),
+            agent_class: agent.class().as_str(),
+            confidence,
+            reason: reason(agent, confidence),
         };
         Ok(serde_json::to_writer(json, &item)?)
     }
@@ -139,6 +156,15 @@ impl List for OpenEvents {
             event_id: row.try_get(5)?,
         };
         Ok(cursor.encode())
+    }
+}
+
+/// Why it is believed so far. Only a burst makes a machine of what is none by itself.
+fn reason(agent: Agent, confidence: &str) -> &'static str {
+    if confidence == Confidence::Automated.as_str() && !agent.confidence().is_automated() {
+        BURST_REASON
+    } else {
+        agent.reason()
     }
 }
 

@@ -17,11 +17,13 @@ pub(crate) const MAX_LIMIT: usize = 1_000;
 pub(crate) struct Parameters<'q> {
     /// Decoded names; values as they came, because one that nobody asks for may be anything.
     pairs: Vec<(Cow<'q, str>, &'q str)>,
+    /// What the operator set, which no client may.
+    count_automated: bool,
 }
 
 impl<'q> Parameters<'q> {
     /// Splits the query of a request's URI.
-    pub(crate) fn of(query: Option<&'q str>) -> Self {
+    pub(crate) fn of(query: Option<&'q str>, count_automated: bool) -> Self {
         let pairs = query
             .unwrap_or_default()
             .split('&')
@@ -30,7 +32,15 @@ impl<'q> Parameters<'q> {
                 Some((decoded(name)?, value))
             })
             .collect();
-        Self { pairs }
+        Self {
+            pairs,
+            count_automated,
+        }
+    }
+
+    /// Whether machines' opens count.
+    pub(crate) const fn count_automated(&self) -> bool {
+        self.count_automated
     }
 
     /// The decoded value of `name`, if it is there.
@@ -156,14 +166,14 @@ mod tests {
 
     #[test]
     fn values_are_form_decoded() {
-        let parameters = Parameters::of(Some("q=a%2Bb+c%25%5F&recipient=J%C3%BCrgen&x"));
+        let parameters = Parameters::of(Some("q=a%2Bb+c%25%5F&recipient=J%C3%BCrgen&x"), true);
         assert_eq!(parameters.value("q").unwrap().as_deref(), Some("a+b c%_"));
         assert_eq!(
             parameters.text("recipient", 100).unwrap().as_deref(),
             Some("Jürgen")
         );
         assert_eq!(parameters.text("email_id", 100).unwrap(), None);
-        assert_eq!(Parameters::of(None).limit().unwrap(), None);
+        assert_eq!(Parameters::of(None, true).limit().unwrap(), None);
     }
 
     #[test]
@@ -179,7 +189,7 @@ mod tests {
             ("%71=a&q=a", "q is given more than once"),
         ] {
             assert_eq!(
-                problem(Parameters::of(Some(query)).value("q")),
+                problem(Parameters::of(Some(query), true).value("q")),
                 expected,
                 "{query}"
             );
@@ -188,7 +198,7 @@ mod tests {
 
     #[test]
     fn what_nobody_asks_for_may_be_anything() {
-        let parameters = Parameters::of(Some("%ff=1&_=%&_=%zz&=&&limit=7"));
+        let parameters = Parameters::of(Some("%ff=1&_=%&_=%zz&=&&limit=7"), true);
         assert_eq!(parameters.limit().unwrap(), Some(7));
     }
 
@@ -196,7 +206,7 @@ mod tests {
     fn limits_are_whole_numbers_in_range() {
         for (text, limit) in [("1", 1), ("1000", 1_000), ("007", 7)] {
             let query = format!("limit={text}");
-            assert_eq!(Parameters::of(Some(&query)).limit().unwrap(), Some(limit));
+            assert_eq!(Parameters::of(Some(&query), true).limit().unwrap(), Some(limit));
         }
         for text in [
             "",
@@ -212,7 +222,7 @@ mod tests {
         ] {
             let query = format!("limit={text}");
             assert_eq!(
-                problem(Parameters::of(Some(&query)).limit()),
+                problem(Parameters::of(Some(&query), true).limit()),
                 "limit must be a whole number from 1 to 1000",
                 "{text}"
             );
@@ -221,7 +231,7 @@ mod tests {
 
     #[test]
     fn texts_have_lengths() {
-        let parameters = Parameters::of(Some("email_id=abc&user_id="));
+        let parameters = Parameters::of(Some("email_id=abc&user_id="), true);
         assert!(parameters.text("email_id", 3).unwrap().is_some());
         assert_eq!(
             problem(parameters.text("email_id", 2)),
@@ -233,7 +243,7 @@ mod tests {
     #[test]
     fn choices_are_the_given_words() {
         let choices = [("true", true), ("false", false)];
-        let choice = |query: &str| Parameters::of(Some(query)).choice("opened", &choices);
+        let choice = |query: &str| Parameters::of(Some(query), true).choice("opened", &choices);
         assert_eq!(choice("opened=true").unwrap(), Some(true));
         assert_eq!(choice("opened=false").unwrap(), Some(false));
         assert_eq!(choice("").unwrap(), None);
@@ -244,7 +254,7 @@ mod tests {
 
     #[test]
     fn times_need_an_offset_and_are_held_in_range() {
-        let time = |query: &str| Parameters::of(Some(query)).time("since");
+        let time = |query: &str| Parameters::of(Some(query), true).time("since");
         assert_eq!(
             time("since=2024-03-09T17:00:00%2B01:00").unwrap(),
             Some(Timestamp::from_millis(1_710_000_000_000))

@@ -2,7 +2,10 @@
 
 use database::Timestamptz;
 use tokio_postgres::{Row, types::ToSql};
-use tracking::token::{MAX_FIELD_BYTES, MAX_RECIPIENT_BYTES};
+use tracking::{
+    agents::{Agent, AgentClass},
+    token::{MAX_FIELD_BYTES, MAX_RECIPIENT_BYTES},
+};
 
 use super::{
     cursor::OrderCursor,
@@ -22,13 +25,17 @@ macro_rules! search_sql {
     ($order:literal, $after:literal) => {
         concat!(
             r#"-- search
-select email_id, user_id, recipient, sender_email, sent_at, open_count, hit_count, last_opened_at, first_opened_at
+select email_id, user_id, recipient, sender_email, sent_at,
+       counted.opens, hit_count, counted.last_opened_at, first_opened_at, human_open_count, last_human_open_at
 from tracked_emails
+cross join lateral (select
+  case when $10::boolean then open_count else credible_open_count end as opens,
+  case when $10::boolean then tracked_emails.last_opened_at else last_credible_open_at end as last_opened_at) as counted
 where first_opened_at is not null
   and ($1::bigint is null or "#,
             $after,
             r#")
-  and ($3::boolean is null or (open_count > 0) = $3)
+  and ($3::boolean is null or (counted.opens > 0) = $3)
   and ($4::timestamptz is null or first_opened_at >= $4)
   and ($5::timestamptz is null or first_opened_at < $5)
   and ($6::text is null
@@ -41,6 +48,10 @@ where first_opened_at is not null
   and ($8::text is null
        or exists (select from hits
                   where hits.email_id = tracked_emails.email_id and hits.is_open and hits.device_type = $8))
+  and ($11::text[] is null
+       or exists (select from hits
+                  where hits.email_id = tracked_emails.email_id and hits.is_open and hits.agent = any($11)))
+  and ($12::boolean is null or (human_open_count > 0) = $12)
   and (user_id <> 'doctor' or not starts_with(email_id, 'doctor-'))
 order by "#,
             $order,
@@ -55,14 +66,14 @@ const BY_CREATION: &str = search_sql!(
           and (first_opened_at < timestamptz 'epoch' + $1 * interval '1 ms' or email_id > $2::text))"
 );
 const BY_LAST_OPEN: &str = search_sql!(
-    "coalesce(last_opened_at, timestamptz 'epoch') desc, email_id",
-    "(coalesce(last_opened_at, timestamptz 'epoch') <= timestamptz 'epoch' + $1 * interval '1 ms'
-          and (coalesce(last_opened_at, timestamptz 'epoch') < timestamptz 'epoch' + $1 * interval '1 ms'
+    "coalesce(counted.last_opened_at, timestamptz 'epoch') desc, email_id",
+    "(coalesce(counted.last_opened_at, timestamptz 'epoch') <= timestamptz 'epoch' + $1 * interval '1 ms'
+          and (coalesce(counted.last_opened_at, timestamptz 'epoch') < timestamptz 'epoch' + $1 * interval '1 ms'
                or email_id > $2::text))"
 );
 const BY_OPENS: &str = search_sql!(
-    "open_count desc, email_id",
-    "(open_count < $1 or (open_count = $1 and email_id > $2::text))"
+    "counted.opens desc, email_id",
+    "(counted.opens < $1 or (counted.opens = $1 and email_id > $2::text))"
 );
 
 /// The order of the emails, each with the greatest first and then by `email_id`.
@@ -99,6 +110,10 @@ pub(crate) struct Search {
     /// In lower case.
     q: Option<String>,
     device: Option<&'static str>,
+    /// The agents of the class that is asked for.
+    agents: Option<Vec<&'static str>>,
+    human: Option<bool>,
+    count_automated: bool,
     sql_limit: Option<i64>,
 }
 
@@ -117,6 +132,8 @@ impl List for Search {
         let sender = parameters.text("sender", MAX_FIELD_BYTES)?;
         let q = parameters.text("q", MAX_RECIPIENT_BYTES)?;
         let is_exact_in_sql = sender.is_none() && q.is_none();
+        let classes = AgentClass::ALL.map(|class| (class.as_str(), class));
+        let agents = |class: AgentClass| class.agents().map(Agent::as_str).collect();
         let devices = ["phone", "computer", "other"].map(|device| (device, device));
         Ok(Self {
             order,
@@ -129,6 +146,9 @@ impl List for Search {
             sender: sender.map(|sender| sender.trim().to_lowercase()),
             q: q.map(|q| q.to_lowercase()),
             device: parameters.choice("device", &devices)?,
+            agents: parameters.choice("class", &classes)?.map(agents),
+            human: parameters.choice("human", &[("true", true), ("false", false)])?,
+            count_automated: parameters.count_automated(),
             sql_limit: sql_limit(Some(limit).filter(|_| is_exact_in_sql)),
         })
     }
@@ -156,6 +176,9 @@ impl List for Search {
             &self.q,
             &self.device,
             &self.sql_limit,
+            &self.count_automated,
+            &self.agents,
+            &self.human,
         ]
     }
 

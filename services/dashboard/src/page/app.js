@@ -292,6 +292,7 @@ function filters() {
     ...(value("opened") && { opened: value("opened") }),
     ...(value("sender") && { sender: value("sender") }),
     ...(value("device") && { device: value("device") }),
+    ...(value("class") && { class: value("class") }),
     ...(value("since") && { since: day(value("since")) }),
     ...(value("until") && { until: day(value("until"), 1) }),
   };
@@ -425,7 +426,7 @@ for (const id of ["search", "sender"]) {
     typing = setTimeout(changed, 250);
   });
 }
-for (const id of ["opened", "device", "since", "until", "sort", "include-all"]) {
+for (const id of ["opened", "device", "class", "since", "until", "sort", "include-all"]) {
   $(id).addEventListener("change", changed);
 }
 $("email-filters").addEventListener("reset", () => setTimeout(changed));

@@ -36,18 +36,21 @@ async fn an_email_looks_as_the_contract_says() {
         {
             "email_id": "never", "user_id": "user-1", "recipient": "never@example.org", "sender_email": null,
             "sent_at": "2026-03-01T11:00:00.000Z", "unique_open_count": 0, "total_open_events": 0, "raw_open_events": 1,
-            "last_opened_at": null, "opened": false, "created_at": "2026-03-01T12:00:00.006Z"
+            "last_opened_at": null, "opened": false, "created_at": "2026-03-01T12:00:00.006Z",
+            "human_open_count": 0, "last_human_open_at": null
         },
         {
             "email_id": "two", "user_id": "user-1", "recipient": "two@example.org", "sender_email": null,
             "sent_at": "2026-03-01T11:00:00.000Z", "unique_open_count": 1, "total_open_events": 1, "raw_open_events": 1,
-            "last_opened_at": "2026-03-01T12:00:00.005Z", "opened": true, "created_at": "2026-03-01T12:00:00.005Z"
+            "last_opened_at": "2026-03-01T12:00:00.005Z", "opened": true, "created_at": "2026-03-01T12:00:00.005Z",
+            "human_open_count": 1, "last_human_open_at": "2026-03-01T12:00:00.005Z"
         },
         {
             "email_id": "one", "user_id": "user-ä", "recipient": "Jürgen \"J\" <j@example.org>",
             "sender_email": "me@example.org", "sent_at": "yesterday evening", "unique_open_count": 2,
             "total_open_events": 2, "raw_open_events": 3, "last_opened_at": "2026-03-01T12:00:40.007Z", "opened": true,
-            "created_at": "2026-03-01T12:00:00.000Z"
+            "created_at": "2026-03-01T12:00:00.000Z",
+            "human_open_count": 2, "last_human_open_at": "2026-03-01T12:00:40.007Z"
         },
     ]});
     assert_eq!(dashboard.json(EMAILS).await, expected);

@@ -8,6 +8,7 @@
 )]
 
 mod access;
+mod automated;
 mod diagnostics;
 mod emails;
 mod live;

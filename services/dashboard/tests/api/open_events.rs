@@ -25,7 +25,8 @@ async fn a_hit_looks_as_the_contract_says() {
         "id": 9_007_199_254_740_991_i64, "email_id": "one", "user_id": "user-1", "recipient": "one@example.org",
         "opened_at": "2026-03-01T12:00:00.007Z", "ip_address": "203.0.113.7", "user_agent": READER.1,
         "geo_country": "DE", "geo_region": "Berlin", "geo_city": "Berlin", "latitude": 52.52, "longitude": -13.405,
-        "device_type": "computer", "is_duplicate": 0, "is_sender_suppressed": 0, "suppression_reason": null
+        "device_type": "computer", "is_duplicate": 0, "is_sender_suppressed": 0, "suppression_reason": null,
+        "agent_class": "browser", "confidence": "human", "reason": "A browser fetched it."
     }]});
     assert_eq!(dashboard.json(&format!("{OPENS}?email_id=one")).await, expected);
 
@@ -49,7 +50,7 @@ async fn a_hit_looks_as_the_contract_says() {
     ] {
         assert_eq!(items[0][field], Value::Null, "{field}");
     }
-    assert_eq!(keys(&items[0]).len(), 16);
+    assert_eq!(keys(&items[0]).len(), 19);
 }
 
 #[tokio::test]

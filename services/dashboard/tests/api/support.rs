@@ -17,7 +17,7 @@ use test_support::{
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
-use tracking::{Fact, Hit, Mark, MockClock, Rules, Timestamp, Token, agent, facts::new_id, model};
+use tracking::{Fact, Hit, Mark, MockClock, Rules, Timestamp, Token, facts::new_id, model};
 
 /// What the running dashboards accept.
 pub const TOKEN: &str = "a-token-for-tests";
@@ -255,9 +255,12 @@ impl Facts {
             client
                 .execute(
                     "insert into tracked_emails (email_id, user_id, recipient, sent_at, first_opened_at, sender_email,
-                                                 open_count, hit_count, last_opened_at)
-                     values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-                     on conflict (email_id) do update set open_count = $7, hit_count = $8, last_opened_at = $9",
+                                                 open_count, hit_count, last_opened_at, credible_open_count,
+                                                 last_credible_open_at, human_open_count, last_human_open_at)
+                     values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+                     on conflict (email_id) do update
+                     set open_count = $7, hit_count = $8, last_opened_at = $9, credible_open_count = $10,
+                         last_credible_open_at = $11, human_open_count = $12, last_human_open_at = $13",
                     &[
                         email_id,
                         &email.user_id,
@@ -268,6 +271,10 @@ impl Facts {
                         &email.open_count,
                         &email.hit_count,
                         &email.last_opened_at.map(Timestamptz),
+                        &email.credible_open_count,
+                        &email.last_credible_open_at.map(Timestamptz),
+                        &email.human_open_count,
+                        &email.last_human_open_at.map(Timestamptz),
                     ],
                 )
                 .await
@@ -277,13 +284,14 @@ impl Facts {
             match fact {
                 Fact::Hit(hit) => {
                     let verdict = &emails[&hit.token.email_id].verdicts[&hit.event_id];
+                    let agent = emails[&hit.token.email_id].agents[&hit.event_id];
                     let mark = verdict.consumed_mark;
                     client
                         .execute(
                             "insert into hits (email_id, opened_at, event_id, client_address, user_agent, referer_host,
                                                dedup_key, google_proxy, is_duplicate, consumed_mark_at, consumed_mark_id,
-                                               compose_window, device_type)
-                             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'other')
+                                               compose_window, device_type, agent, confidence)
+                             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'other', $13, $14)
                              on conflict do nothing",
                             &[
                                 &hit.token.email_id,
@@ -293,11 +301,13 @@ impl Facts {
                                 &hit.user_agent,
                                 &hit.referer_host,
                                 &hit.dedup_key().as_i64(),
-                                &agent::is_google_proxy_hit(hit.user_agent.as_deref(), hit.client_address),
+                                &tracking::agent::is_google_proxy_hit(hit.user_agent.as_deref(), hit.client_address),
                                 &verdict.is_duplicate,
                                 &mark.map(|mark| Timestamptz(mark.marked_at)),
                                 &mark.map(|mark| mark.mark_id),
                                 &verdict.compose_window,
+                                &agent.as_str(),
+                                &agent.confidence().as_str(),
                             ],
                         )
                         .await

@@ -34,7 +34,7 @@ const DEDUP_WINDOW_MS: Setting = Setting::new(
 );
 
 /// The settings of `import` beyond those by which `backup` finds the database.
-pub(crate) const SETTINGS: [Setting; 2] = [IMPORT_TOKEN, DEDUP_WINDOW_MS];
+pub(crate) const SETTINGS: [Setting; 3] = [IMPORT_TOKEN, DEDUP_WINDOW_MS, recorder::AGENT_NETWORKS];
 
 /// How many facts are collected before they are recorded, in whole emails.
 const ENOUGH: usize = 1_000;
@@ -65,6 +65,7 @@ pub(crate) fn import(arguments: &Arguments) -> anyhow::Result<()> {
     let dedup_window_ms = reader.number(&DEDUP_WINDOW_MS, Rules::default().dedup_window_ms, 0, 86_400_000);
     let rules = Rules {
         dedup_window_ms,
+        agents: recorder::read_agents(&mut reader),
         ..Rules::default()
     };
     let (database, token) = reader.finish((database, token))?;

@@ -1,7 +1,7 @@
 //! What an email's row says about its hits: counters, the latest open, and its identity.
 
 use database::{Error, InStatement, Transaction};
-use tracking::Timestamp;
+use tracking::{Timestamp, agents::Confidence};
 
 use super::{
     Statements,
@@ -9,18 +9,29 @@ use super::{
     verdicts::{Judged, JudgedHit},
 };
 
-/// For emails that something is stored near to. A withdrawn open that was the latest one leaves the question which one is now; only the hits know. They are written
-/// before this runs.
+/// For emails that something is stored near to. A withdrawn open that was the latest one leaves the question which one is
+/// now; only the hits know. They are written before this runs.
 pub(super) const UPDATE: &str = "-- record: update the emails
 update tracked_emails as email
 set hit_count = email.hit_count + change.hits,
     open_count = email.open_count + change.opens,
+    credible_open_count = email.credible_open_count + change.credible_opens,
+    human_open_count = email.human_open_count + change.human_opens,
     last_opened_at = case when change.look_up_last then (
-        select hit.opened_at from hits as hit
+        select max(hit.opened_at) from hits as hit
         where hit.email_id = email.email_id and hit.is_open
           -- in shards: and hit.email_id = any($1)
-        order by hit.opened_at desc, hit.event_id desc limit 1
       ) else change.last_opened_at end,
+    last_credible_open_at = case when change.look_up_last then (
+        select max(hit.opened_at) from hits as hit
+        where hit.email_id = email.email_id and hit.is_open and hit.confidence <> 'automated'
+          -- in shards: and hit.email_id = any($1)
+      ) else change.last_credible_open_at end,
+    last_human_open_at = case when change.look_up_last then (
+        select max(hit.opened_at) from hits as hit
+        where hit.email_id = email.email_id and hit.is_open and hit.confidence in ('human', 'likely')
+          -- in shards: and hit.email_id = any($1)
+      ) else change.last_human_open_at end,
     user_id = coalesce(change.user_id, email.user_id),
     recipient = coalesce(change.recipient, email.recipient),
     sent_at = coalesce(change.sent_at, email.sent_at),
@@ -32,11 +43,13 @@ set hit_count = email.hit_count + change.hits,
 from unnest(
     $1::text[], $2::bigint[], $3::bigint[], $4::boolean[], $5::timestamptz[],
     $6::text[], $7::text[], $8::text[], $9::timestamptz[], $10::uuid[],
-    $11::text[], $12::timestamptz[], $13::uuid[]
+    $11::text[], $12::timestamptz[], $13::uuid[],
+    $14::bigint[], $15::timestamptz[], $16::bigint[], $17::timestamptz[]
   ) as change (
     email_id, hits, opens, look_up_last, last_opened_at,
     user_id, recipient, sent_at, first_opened_at, first_event_id,
-    sender_email, sender_opened_at, sender_event_id)
+    sender_email, sender_opened_at, sender_event_id,
+    credible_opens, last_credible_open_at, human_opens, last_human_open_at)
 where email.email_id = change.email_id
   -- in shards: and email.email_id = any($1)";
 
@@ -45,7 +58,7 @@ where email.email_id = change.email_id
 pub(super) struct Change<'a> {
     pub(super) email_id: &'a str,
     pub(super) hits: i64,
-    pub(super) opens: i64,
+    pub(super) opens: Opens<i64>,
     pub(super) last_opened_at: LastOpenedAt,
     /// The batch's latest hit and mark.
     pub(super) last_hit_at: Option<Timestamp>,
@@ -56,11 +69,19 @@ pub(super) struct Change<'a> {
     pub(super) sender: Option<(&'a JudgedHit<'a>, &'a str)>,
 }
 
-/// When the latest open is, after the batch.
+/// One thing about an email's opens, and the same about those that are not by machines, and about those by people.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Opens<T> {
+    pub(super) all: T,
+    pub(super) credible: T,
+    pub(super) human: T,
+}
+
+/// When the latest opens are, after the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LastOpenedAt {
-    Is(Option<Timestamp>),
-    /// The latest one was withdrawn.
+    Are(Opens<Option<Timestamp>>),
+    /// A latest one was withdrawn.
     LookUp,
 }
 
@@ -82,23 +103,23 @@ pub(super) fn change<'a>(known: &KnownEmail, judged: &'a Judged<'a>) -> Change<'
         .new_hits
         .iter()
         .filter(|hit| hit.verdict.is_open())
-        .map(|hit| hit.described.hit.opened_at);
+        .map(|hit| (hit.described.hit.opened_at, hit.described.agent.confidence()));
     let turned = |into_open: bool| {
         judged
             .corrected
             .iter()
-            .filter(move |(_, before, after)| before.is_open() != into_open && after.is_open() == into_open)
-            .map(|(key, ..)| key.opened_at)
+            .filter(move |hit| hit.before.is_open() != into_open && hit.after.is_open() == into_open)
+            .map(|hit| (hit.key.opened_at, hit.confidence))
     };
-    let gained: Vec<Timestamp> = new_opens.chain(turned(true)).collect();
-    let withdrawn: Vec<Timestamp> = turned(false).collect();
+    let gained: Vec<Open> = new_opens.chain(turned(true)).collect();
+    let withdrawn: Vec<Open> = turned(false).collect();
 
     let is_earlier =
         |hit: &&JudgedHit<'_>, than: Option<_>| than.is_none_or(|than| hit.described.key() < than);
     Change {
         email_id: judged.email_id,
         hits: count(judged.new_hits.len()),
-        opens: count(gained.len()) - count(withdrawn.len()),
+        opens: opens(&gained, &withdrawn),
         last_opened_at: last_opened_at(known.last_opened_at, &gained, &withdrawn),
         last_hit_at: judged.new_hits.last().map(|hit| hit.described.hit.opened_at),
         last_marked_at: judged.new_marks.last().map(|mark| mark.marked_at),
@@ -115,13 +136,42 @@ fn count(length: usize) -> i64 {
     i64::try_from(length).unwrap_or(i64::MAX)
 }
 
-fn last_opened_at(known: Option<Timestamp>, gained: &[Timestamp], withdrawn: &[Timestamp]) -> LastOpenedAt {
-    let latest_gained = gained.iter().max().copied();
-    let known_is_withdrawn = known.is_some_and(|known| withdrawn.contains(&known));
-    if known_is_withdrawn && latest_gained < known {
-        LastOpenedAt::LookUp
-    } else {
-        LastOpenedAt::Is(known.max(latest_gained))
+/// When an open was, and how far it is believed.
+type Open = (Timestamp, Confidence);
+
+/// By how much the counts change.
+fn opens(gained: &[Open], withdrawn: &[Open]) -> Opens<i64> {
+    let of = |opens: &[Open], whose: fn(Confidence) -> bool| {
+        count(opens.iter().filter(|(_, confidence)| whose(*confidence)).count())
+    };
+    let change = |whose| of(gained, whose) - of(withdrawn, whose);
+    Opens {
+        all: change(|_| true),
+        credible: change(|confidence| !confidence.is_automated()),
+        human: change(Confidence::is_human),
+    }
+}
+
+fn last_opened_at(known: Opens<Option<Timestamp>>, gained: &[Open], withdrawn: &[Open]) -> LastOpenedAt {
+    let latest = |known: Option<Timestamp>, whose: fn(Confidence) -> bool| {
+        let of = |opens: &[Open]| -> Vec<Timestamp> {
+            let wanted = opens.iter().filter(|(_, confidence)| whose(*confidence));
+            wanted.map(|(at, _)| *at).collect()
+        };
+        let latest_gained = of(gained).into_iter().max();
+        let known_is_withdrawn = known.is_some_and(|known| of(withdrawn).contains(&known));
+        if known_is_withdrawn && latest_gained < known {
+            None
+        } else {
+            Some(known.max(latest_gained))
+        }
+    };
+    let all = latest(known.all, |_| true);
+    let credible = latest(known.credible, |confidence| !confidence.is_automated());
+    let human = latest(known.human, Confidence::is_human);
+    match (all, credible, human) {
+        (Some(all), Some(credible), Some(human)) => LastOpenedAt::Are(Opens { all, credible, human }),
+        _ => LastOpenedAt::LookUp,
     }
 }
 
@@ -144,9 +194,9 @@ pub(super) async fn apply(
         &[
             &columns.email_id,
             &columns.hits,
-            &columns.opens,
+            &columns.opens.all,
             &look_up_last,
-            &columns.last_opened_at,
+            &columns.last_opened_at.all,
             &columns.user_id,
             &columns.recipient,
             &columns.sent_at,
@@ -155,6 +205,10 @@ pub(super) async fn apply(
             &columns.sender_email,
             &columns.sender_opened_at,
             &columns.sender_event_id,
+            &columns.opens.credible,
+            &columns.last_opened_at.credible,
+            &columns.opens.human,
+            &columns.last_opened_at.human,
         ],
     )
     .await
@@ -176,10 +230,26 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         let last = |known: &[i64], gained: &[i64], withdrawn: &[i64]| {
-            last_opened_at(at(known).first().copied(), &at(gained), &at(withdrawn))
+            let by_people = |millis: &[i64]| -> Vec<Open> {
+                at(millis).into_iter().map(|at| (at, Confidence::Human)).collect()
+            };
+            let known = at(known).first().copied();
+            let known = Opens {
+                all: known,
+                credible: known,
+                human: known,
+            };
+            last_opened_at(known, &by_people(gained), &by_people(withdrawn))
         };
-        let is = |millis| LastOpenedAt::Is(Some(Timestamp::from_millis(millis)));
-        assert_eq!(last(&[], &[], &[]), LastOpenedAt::Is(None));
+        let are = |all| {
+            LastOpenedAt::Are(Opens {
+                all,
+                credible: all,
+                human: all,
+            })
+        };
+        let is = |millis| are(Some(Timestamp::from_millis(millis)));
+        assert_eq!(last(&[], &[], &[]), are(None));
         assert_eq!(last(&[], &[3, 5, 4], &[]), is(5));
         assert_eq!(last(&[9], &[3], &[]), is(9));
         assert_eq!(last(&[9], &[], &[3]), is(9));
@@ -187,5 +257,31 @@ mod tests {
         assert_eq!(last(&[9], &[8], &[9]), LastOpenedAt::LookUp);
         assert_eq!(last(&[9], &[9], &[9]), is(9));
         assert_eq!(last(&[9], &[10], &[9]), is(10));
+    }
+    #[test]
+    fn each_open_is_counted_for_those_it_is_by() {
+        let at = Timestamp::from_millis;
+        let known = Opens {
+            all: Some(at(5)),
+            credible: Some(at(4)),
+            human: Some(at(3)),
+        };
+        let gained = [(at(9), Confidence::Automated), (at(7), Confidence::Unclear)];
+        assert_eq!(
+            opens(&gained, &[(at(3), Confidence::Likely)]),
+            Opens {
+                all: 1,
+                credible: 0,
+                human: -1
+            }
+        );
+        let now = Opens {
+            all: Some(at(9)),
+            credible: Some(at(7)),
+            human: Some(at(3)),
+        };
+        assert_eq!(last_opened_at(known, &gained, &[]), LastOpenedAt::Are(now));
+        let withdrawn = [(at(3), Confidence::Human)];
+        assert_eq!(last_opened_at(known, &gained, &withdrawn), LastOpenedAt::LookUp);
     }
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{
     Batch, Statements,
-    counters::{Change, LastOpenedAt},
+    counters::{Change, LastOpenedAt, Opens},
 };
 
 /// Whether all that is stored of the email is before whatever could matter to the change.
@@ -38,9 +38,21 @@ set hit_count = email.hit_count + case when ",
     open_count = email.open_count + case when ",
     in_order!(),
     " then change.opens else 0 end,
+    credible_open_count = email.credible_open_count + case when ",
+    in_order!(),
+    " then change.credible_opens else 0 end,
+    human_open_count = email.human_open_count + case when ",
+    in_order!(),
+    " then change.human_opens else 0 end,
     last_opened_at = greatest(email.last_opened_at, case when ",
     in_order!(),
     " then change.last_opened_at end),
+    last_credible_open_at = greatest(email.last_credible_open_at, case when ",
+    in_order!(),
+    " then change.last_credible_open_at end),
+    last_human_open_at = greatest(email.last_human_open_at, case when ",
+    in_order!(),
+    " then change.last_human_open_at end),
     counted_by = case when ",
     in_order!(),
     " then $1::bigint else email.counted_by end,
@@ -64,16 +76,19 @@ from unnest(
     $2::int[], $3::text[], $4::timestamptz[], $5::bigint[], $6::bigint[], $7::timestamptz[],
     $8::timestamptz[], $9::timestamptz[],
     $10::text[], $11::text[], $12::text[], $13::timestamptz[], $14::uuid[],
-    $15::text[], $16::timestamptz[], $17::uuid[]
+    $15::text[], $16::timestamptz[], $17::uuid[],
+    $18::bigint[], $19::timestamptz[], $20::bigint[], $21::timestamptz[]
   ) as change (
     email, email_id, reaches_back_to, hits, opens, last_opened_at,
     last_hit_at, last_marked_at,
     user_id, recipient, sent_at, first_opened_at, first_event_id,
-    sender_email, sender_opened_at, sender_event_id)
+    sender_email, sender_opened_at, sender_event_id,
+    credible_opens, last_credible_open_at, human_opens, last_human_open_at)
 where email.email_id = change.email_id
   -- in shards: and email.email_id = any($3)
 returning change.email, coalesce(email.counted_by = $1, false),
-          email.first_opened_at, email.first_event_id, email.sender_opened_at, email.sender_event_id, email.last_opened_at"
+          email.first_opened_at, email.first_event_id, email.sender_opened_at, email.sender_event_id, email.last_opened_at,
+          email.last_credible_open_at, email.last_human_open_at"
 );
 
 /// The rows are inserted in the order of the ids, so that two recorders that meet the same new emails wait for each other
@@ -82,11 +97,13 @@ pub(super) const ADD: &str = "-- record: add the emails never seen
 insert into tracked_emails (
   email_id, hit_count, open_count, last_opened_at, last_hit_at, last_marked_at,
   user_id, recipient, sent_at, first_opened_at, first_event_id,
-  sender_email, sender_opened_at, sender_event_id)
+  sender_email, sender_opened_at, sender_event_id,
+  credible_open_count, last_credible_open_at, human_open_count, last_human_open_at)
 select * from unnest(
   $1::text[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[],
   $7::text[], $8::text[], $9::text[], $10::timestamptz[], $11::uuid[],
-  $12::text[], $13::timestamptz[], $14::uuid[]) as new (email_id)
+  $12::text[], $13::timestamptz[], $14::uuid[],
+  $15::bigint[], $16::timestamptz[], $17::bigint[], $18::timestamptz[]) as new (email_id)
 order by new.email_id collate \"C\"
 on conflict (email_id) do nothing";
 
@@ -109,8 +126,8 @@ pub(super) struct KnownEmail {
     pub(super) first: Option<HitKey>,
     /// The hit that it has its sender from.
     pub(super) sender: Option<HitKey>,
-    /// When its latest open was.
-    pub(super) last_opened_at: Option<Timestamp>,
+    /// When its latest opens were.
+    pub(super) last_opened_at: Opens<Option<Timestamp>>,
 }
 
 /// Locks the batch's emails as far as they are known, and counts `changes`, each email's change if nothing near is
@@ -134,14 +151,14 @@ pub(super) async fn count(
         .collect();
     let counted_by: i64 = rand::random();
     let mut standings = vec![Standing::New; changes.len()];
-    let parameters: [&(dyn ToSql + Sync); 17] = [
+    let parameters: [&(dyn ToSql + Sync); 21] = [
         &counted_by,
         &numbers,
         &columns.email_id,
         &reaches_back_to,
         &columns.hits,
-        &columns.opens,
-        &columns.last_opened_at,
+        &columns.opens.all,
+        &columns.last_opened_at.all,
         &columns.last_hit_at,
         &columns.last_marked_at,
         &columns.user_id,
@@ -152,6 +169,10 @@ pub(super) async fn count(
         &columns.sender_email,
         &columns.sender_opened_at,
         &columns.sender_event_id,
+        &columns.opens.credible,
+        &columns.last_opened_at.credible,
+        &columns.opens.human,
+        &columns.last_opened_at.human,
     ];
     let rows = tx
         .query_raw(&statements.count_emails, parameters)
@@ -174,8 +195,18 @@ fn read(row: &Row) -> Result<Standing, Error> {
     Ok(Standing::Near(KnownEmail {
         first: hit_key(row, 2)?,
         sender: hit_key(row, 4)?,
-        last_opened_at: row.try_get::<_, Option<Timestamptz>>(6)?.map(Timestamp::from),
+        last_opened_at: Opens {
+            all: time(row, 6)?,
+            credible: time(row, 7)?,
+            human: time(row, 8)?,
+        },
     }))
+}
+
+fn time(row: &Row, column: usize) -> Result<Option<Timestamp>, Error> {
+    Ok(row
+        .try_get::<_, Option<Timestamptz>>(column)?
+        .map(Timestamp::from))
 }
 
 /// The hit named by the two columns from `column` on.
@@ -211,8 +242,8 @@ pub(super) async fn add(
             &[
                 &columns.email_id,
                 &columns.hits,
-                &columns.opens,
-                &columns.last_opened_at,
+                &columns.opens.all,
+                &columns.last_opened_at.all,
                 &columns.last_hit_at,
                 &columns.last_marked_at,
                 &columns.user_id,
@@ -223,6 +254,10 @@ pub(super) async fn add(
                 &columns.sender_email,
                 &columns.sender_opened_at,
                 &columns.sender_event_id,
+                &columns.opens.credible,
+                &columns.last_opened_at.credible,
+                &columns.opens.human,
+                &columns.last_opened_at.human,
             ],
         )
         .await
@@ -238,8 +273,8 @@ pub(super) async fn add(
 pub(super) struct Columns<'a> {
     pub(super) email_id: Vec<&'a str>,
     pub(super) hits: Vec<i64>,
-    pub(super) opens: Vec<i64>,
-    pub(super) last_opened_at: Vec<Option<Timestamptz>>,
+    pub(super) opens: Opens<Vec<i64>>,
+    pub(super) last_opened_at: Opens<Vec<Option<Timestamptz>>>,
     pub(super) last_hit_at: Vec<Option<Timestamptz>>,
     pub(super) last_marked_at: Vec<Option<Timestamptz>>,
     pub(super) user_id: Vec<Option<&'a str>>,
@@ -263,11 +298,22 @@ impl<'a> Columns<'a> {
             let sender = change.sender.map(|(hit, email)| (&hit.described.hit, email));
             columns.email_id.push(change.email_id);
             columns.hits.push(change.hits);
-            columns.opens.push(change.opens);
-            columns.last_opened_at.push(match change.last_opened_at {
-                LastOpenedAt::Is(at) => at.map(Timestamptz::from),
-                LastOpenedAt::LookUp => None,
-            });
+            columns.opens.all.push(change.opens.all);
+            columns.opens.credible.push(change.opens.credible);
+            columns.opens.human.push(change.opens.human);
+            let last = match change.last_opened_at {
+                LastOpenedAt::Are(last) => last,
+                LastOpenedAt::LookUp => Opens::default(),
+            };
+            columns.last_opened_at.all.push(last.all.map(Timestamptz::from));
+            columns
+                .last_opened_at
+                .credible
+                .push(last.credible.map(Timestamptz::from));
+            columns
+                .last_opened_at
+                .human
+                .push(last.human.map(Timestamptz::from));
             columns
                 .last_hit_at
                 .push(change.last_hit_at.map(Timestamptz::from));

@@ -7,6 +7,7 @@ use futures::TryStreamExt;
 use tokio_postgres::{Row, binary_copy::BinaryCopyInWriter, types::Type};
 use tracking::{
     DedupKey, Rules, Verdict,
+    agents::Confidence,
     verdicts::{HitKey, KnownHit, MarkKey},
 };
 use uuid::Uuid;
@@ -19,7 +20,7 @@ use super::{
 
 pub(super) const STORED: &str = "-- record: hits stored around the facts
 select span.email, hit.opened_at, hit.event_id, hit.dedup_key,
-       hit.is_duplicate, hit.consumed_mark_at, hit.consumed_mark_id, hit.compose_window
+       hit.is_duplicate, hit.consumed_mark_at, hit.consumed_mark_id, hit.compose_window, hit.confidence
 from unnest($1::int[], $2::text[], $3::timestamptz[], $4::timestamptz[]) as span (email, email_id, since, until)
 cross join lateral (
   select * from hits
@@ -35,10 +36,10 @@ pub(super) const INSERT: &str = "-- record: insert hits
 copy hits (
   email_id, opened_at, event_id, client_address, user_agent, referer_host, dedup_key, google_proxy,
   is_duplicate, consumed_mark_at, consumed_mark_id, compose_window,
-  device_type, geo_country, geo_region, geo_city, latitude, longitude)
+  device_type, geo_country, geo_region, geo_city, latitude, longitude, agent, confidence)
 from stdin with (format binary)";
 
-const TYPES: [Type; 18] = [
+const TYPES: [Type; 20] = [
     Type::TEXT,
     Type::TIMESTAMPTZ,
     Type::UUID,
@@ -57,6 +58,8 @@ const TYPES: [Type; 18] = [
     Type::TEXT,
     Type::FLOAT8,
     Type::FLOAT8,
+    Type::TEXT,
+    Type::TEXT,
 ];
 
 /// The hits stored within `spans`, as far as they matter to `batch`, for each of its emails.
@@ -100,6 +103,8 @@ fn read(row: &Row) -> Result<KnownHit, Error> {
             consumed_mark,
             compose_window: row.try_get(7)?,
         },
+        // A name that a later version gave is not ours to read; it counts as what says least.
+        confidence: Confidence::named(row.try_get(8)?).unwrap_or(Confidence::Unclear),
     })
 }
 
@@ -159,6 +164,8 @@ async fn write(
         &place.city,
         &place.coordinates.map(|(latitude, _)| latitude),
         &place.coordinates.map(|(_, longitude)| longitude),
+        &described.agent.as_str(),
+        &described.agent.confidence().as_str(),
     ])
     .await
 }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::LazyLock};
 use proptest::prelude::*;
 use tracking::{
     Fact, Hit, Mark, Rules, Token, Verdict,
+    agents::{Agents, Confidence},
     facts::new_id,
     verdicts::{MARK_TTL_MS, Neighbourhood},
 };
@@ -16,7 +17,8 @@ use crate::{
     record::verdicts::{Judged, judge_email},
 };
 
-static DESCRIBER: LazyLock<Describer> = LazyLock::new(|| Describer::new(Devices::new().unwrap(), None));
+static DESCRIBER: LazyLock<Describer> =
+    LazyLock::new(|| Describer::new(Devices::new().unwrap(), None, Agents::default()));
 
 #[test]
 fn surroundings_that_touch_are_one() {
@@ -75,6 +77,7 @@ fn known(hit: &Hit, is_duplicate: bool) -> KnownHit {
             is_duplicate,
             ..Verdict::default()
         },
+        confidence: Confidence::Human,
     }
 }
 

@@ -1,10 +1,11 @@
 //! Judging the new facts, and correcting what they change about stored hits.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use database::{Error, InStatement, Timestamptz, Transaction};
 use tracking::{
     Mark, Rules, Verdict,
+    agents::Confidence,
     verdicts::{HitKey, MarkKey, Neighbourhood, NewHit, judge as judge_facts},
 };
 
@@ -26,8 +27,17 @@ pub(super) struct Judged<'a> {
     /// In the timeline's order.
     pub(super) new_hits: Vec<JudgedHit<'a>>,
     pub(super) new_marks: Vec<&'a Mark>,
-    /// Stored hits whose verdict changes: before and after.
-    pub(super) corrected: Vec<(HitKey, Verdict, Verdict)>,
+    /// Stored hits whose verdict changes.
+    pub(super) corrected: Vec<Correction>,
+}
+
+/// A stored hit whose verdict changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Correction {
+    pub(super) key: HitKey,
+    pub(super) before: Verdict,
+    pub(super) after: Verdict,
+    pub(super) confidence: Confidence,
 }
 
 /// A new hit with its verdict.
@@ -71,12 +81,16 @@ pub(super) fn judge_email<'a>(
     facts: &'a EmailFacts,
     neighbourhood: &Neighbourhood,
 ) -> Judged<'a> {
-    let stored_hits: HashSet<HitKey> = neighbourhood.hits.iter().map(|hit| hit.key).collect();
+    let stored_hits: HashMap<HitKey, Confidence> = neighbourhood
+        .hits
+        .iter()
+        .map(|hit| (hit.key, hit.confidence))
+        .collect();
     let stored_marks: HashSet<&MarkKey> = neighbourhood.marks.iter().collect();
     let new_hits: Vec<&DescribedHit> = facts
         .hits
         .iter()
-        .filter(|(key, _)| !stored_hits.contains(key))
+        .filter(|(key, _)| !stored_hits.contains_key(key))
         .map(|(_, hit)| hit)
         .collect();
     let new_marks = || facts.marks.iter().filter(|(key, _)| !stored_marks.contains(key));
@@ -93,7 +107,18 @@ pub(super) fn judge_email<'a>(
             .map(|(described, (_, verdict))| JudgedHit { described, verdict })
             .collect(),
         new_marks: new_marks().map(|(_, mark)| mark).collect(),
-        corrected: judgement.changed,
+        corrected: judgement
+            .changed
+            .into_iter()
+            .filter_map(|(key, before, after)| {
+                Some(Correction {
+                    key,
+                    before,
+                    after,
+                    confidence: *stored_hits.get(&key)?,
+                })
+            })
+            .collect(),
     }
 }
 
@@ -108,7 +133,7 @@ pub(super) async fn correct(
             email
                 .corrected
                 .iter()
-                .map(|(key, _, after)| (email.email_id, key, after))
+                .map(|correction| (email.email_id, &correction.key, &correction.after))
         })
     };
     if corrected().next().is_none() {

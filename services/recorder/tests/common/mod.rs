@@ -10,7 +10,7 @@
     reason = "a test's helper may panic, and no test needs all of them"
 )]
 
-use std::num::NonZeroUsize;
+use std::{collections::BTreeSet, num::NonZeroUsize};
 
 use database::{Config, Database, RECORDER_ROLE, RolePasswords, Session};
 use recorder::{Recorder, RecorderConfig};
@@ -178,4 +178,34 @@ impl HeldCommits {
     pub async fn hold(&self) {
         self.0.batch_execute("select pg_advisory_lock(1)").await.unwrap();
     }
+}
+
+/// Has the server log the plan of each statement that recorders run from now on.
+pub async fn log_plans(client: &Client) {
+    client
+        .batch_execute(&format!(
+            "alter role {RECORDER_ROLE} set session_preload_libraries = 'auto_explain';
+             alter role {RECORDER_ROLE} set auto_explain.log_min_duration = 0;"
+        ))
+        .await
+        .unwrap();
+}
+
+/// The names of the statements of these families whose plans are in the log. Fails if one of them reads a table from end to
+/// end, unless that is the one of a few rows that says how far upkeep is done.
+pub fn planned_on_indexes(log: &str, families: &[&str]) -> BTreeSet<String> {
+    let mut seen = BTreeSet::new();
+    for plan in log.split("Query Text: -- ").skip(1) {
+        let (name, plan) = plan.split_once('\n').unwrap();
+        if !families.iter().any(|family| name.starts_with(family)) {
+            continue;
+        }
+        let plan = plan.split("LOG:").next().unwrap();
+        assert!(
+            !plan.replace("Seq Scan on upkeep", "").contains("Seq Scan on"),
+            "{name}: {plan}"
+        );
+        seen.insert(name.trim().to_owned());
+    }
+    seen
 }
