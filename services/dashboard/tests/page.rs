@@ -26,6 +26,11 @@ use test_support::{
 };
 use tracking::Token;
 
+/// A program that says so.
+const BOT: (&str, &str) = (
+    "203.0.113.9",
+    "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",
+);
 const NEEDED: &str =
     "the page's test needs Chromium and ChromeDriver: apt-get install chromium chromium-driver";
 const ENTER: char = '\u{E007}';
@@ -244,6 +249,11 @@ async fn emails_and_opens_are_shown_in_a_real_browser() {
         "a new open was shown {} ms after its commit",
         stored.elapsed().as_millis()
     );
+    facts.hit("one", 1_000_000, BOT).store(&client).await;
+    eventually("an open by a machine is told from those by people", async || {
+        (browser.run(opens_of_one).await == json!("4 (3 by people)")).then_some(())
+    })
+    .await;
     let unchanged = "email_tracker_dashboard_not_modified_total{route=\"search\"}";
     eventually("an unchanged list is answered by 304", async || {
         (dashboard.metric(unchanged).await > 0.0).then_some(())

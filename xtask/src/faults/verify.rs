@@ -359,6 +359,8 @@ async fn check_dashboard(evidence: &Evidence, emails: &BTreeMap<String, model::E
             "last_opened_at": email.last_opened_at.map(|at| at.to_string()),
             "opened": email.open_count > 0,
             "created_at": email.created_at.to_string(),
+            "human_open_count": email.human_open_count,
+            "last_human_open_at": email.last_human_open_at.map(|at| at.to_string()),
         });
         ensure!(
             *item == expected,

@@ -203,12 +203,12 @@ function linkToOpens(emailId, text) {
   return link;
 }
 
-/** How often it was opened; by people, where the server tells them apart. */
+/** How often it was opened, and how often by people if others were among it. */
 function opensOf(email) {
   const badge = document.createElement("strong");
   badge.className = email.opened ? "badge opened" : "badge";
   badge.textContent = String(email.unique_open_count);
-  if (email.human_open_count === undefined) return badge;
+  if (email.human_open_count === email.unique_open_count) return badge;
   const all = document.createElement("span");
   all.append(badge, ` (${email.human_open_count} by people)`);
   return all;
