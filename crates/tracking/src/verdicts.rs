@@ -28,6 +28,8 @@ pub struct Rules {
     pub compose_window_hosts: BTreeSet<String>,
     /// Who fetches pixels. No verdict depends on it.
     pub agents: Agents,
+    /// Of how many mails one address has to fetch the pixels within ten seconds to be a machine; 0: it never is for that.
+    pub burst_mails: u32,
 }
 
 impl Default for Rules {
@@ -36,6 +38,7 @@ impl Default for Rules {
             dedup_window_ms: 30_000,
             compose_window_hosts: BTreeSet::from(["mail.google.com".to_owned()]),
             agents: Agents::default(),
+            burst_mails: 10,
         }
     }
 }

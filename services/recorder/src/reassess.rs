@@ -22,9 +22,7 @@ use crate::{
     steps::{self, Progress, Span, Table},
 };
 
-/// Of how many mails one address has to fetch the pixels within [`BURST_MS`] to be a machine.
-const BURST_MAILS: i64 = 10;
-/// Half of it is the most that a burst may last to be found wherever it begins.
+/// Within which [`tracking::Rules::burst_mails`] of one address make a burst. Half of it is the most that a burst may last to be found wherever it begins.
 const BURST_MS: i64 = 10_000;
 /// The least that one look at bursts spans, so that what it reads besides is little.
 const LEAST_SPAN_MS: i64 = 60_000;
@@ -157,13 +155,17 @@ pub(crate) async fn find_bursts(
     database: &Database,
     shards: &Shards,
     writer: &str,
+    mails: u32,
     before: Timestamp,
     most_steps: u32,
 ) -> Result<(u64, bool), Error> {
+    if mails == 0 {
+        return Ok((0, false));
+    }
     database.transact(&Begin { task: BURSTS_TASK }).await?;
     let mut hits = 0;
     for _ in 0..most_steps {
-        let Some(step) = database.transact(&FindBursts { before }).await? else {
+        let Some(step) = database.transact(&FindBursts { mails, before }).await? else {
             return Ok((hits, false));
         };
         let span = step.span;
@@ -321,6 +323,7 @@ fn may_burst(agent: Agent) -> bool {
 
 /// Finds the hits of one step that are part of a burst.
 struct FindBursts {
+    mails: u32,
     before: Timestamp,
 }
 
@@ -347,7 +350,13 @@ impl Work for FindBursts {
         let rows = tx
             .query(
                 &bursts,
-                &[&around.0, &around.1, &may_burst, &BURST_MS, &BURST_MAILS],
+                &[
+                    &around.0,
+                    &around.1,
+                    &may_burst,
+                    &BURST_MS,
+                    &i64::from(self.mails),
+                ],
             )
             .await
             .in_statement(Self::NAME)?;

@@ -72,8 +72,15 @@ pub const AGENT_NETWORKS: Setting = Setting::new(
      crates/tracking/data/networks.tsv.",
 );
 
+const BURST_MAILS: Setting = Setting::new(
+    "BURST_MAILS",
+    "10",
+    "Of how many mails one address has to fetch the pixels within ten seconds to be taken for a machine, 2 to 10000; \
+     0: it never is for that.",
+);
+
 /// The recorder's own settings, for the table in the documentation.
-pub const SETTINGS: [Setting; 12] = [
+pub const SETTINGS: [Setting; 13] = [
     DATABASE_URL,
     DATABASE_PASSWORD,
     RECORDER_TOKEN,
@@ -86,6 +93,7 @@ pub const SETTINGS: [Setting; 12] = [
     ANONYMIZE_DAYS,
     GEOIP_DATABASE,
     AGENT_NETWORKS,
+    BURST_MAILS,
 ];
 
 /// More than this and every hit of a day would be one reader's.
@@ -156,6 +164,13 @@ impl Settings {
                 ),
                 compose_window_hosts: read_hosts(reader, defaults.compose_window_hosts),
                 agents: read_agents(reader),
+                burst_mails: reader
+                    .optional(&BURST_MAILS, "0, or a whole number from 2 to 10000", |text| {
+                        text.parse()
+                            .ok()
+                            .filter(|mails| *mails == 0 || (2..=10_000).contains(mails))
+                    })
+                    .unwrap_or(defaults.burst_mails),
             },
             retention_days: read_days(reader, &RETENTION_DAYS),
             keep_counts: reader.word(&KEEP_COUNTS, false, &[("true", true), ("false", false)]),

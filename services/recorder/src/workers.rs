@@ -186,6 +186,7 @@ impl Recorder {
             &shared.database,
             &shared.shards,
             &shared.upkeep,
+            shared.rules.burst_mails,
             before,
             most_steps,
         )

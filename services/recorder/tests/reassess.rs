@@ -223,6 +223,24 @@ async fn one_address_that_fetches_many_mails_at_once_is_a_machine() {
 }
 
 #[tokio::test]
+async fn unless_the_operator_says_that_it_never_is() {
+    let database = fresh_database().await;
+    let never = Rules {
+        burst_mails: 0,
+        ..Rules::default()
+    };
+    let recorder = common::recorder(&database, "r", &never);
+    recorder.record(bursts()).await.unwrap();
+    assert_eq!(recorder.find_bursts(now(), 100).await.unwrap(), (0, false));
+    let of_nine = Rules {
+        burst_mails: 9,
+        ..Rules::default()
+    };
+    let recorder = common::recorder(&database, "r", &of_nine);
+    assert_eq!(recorder.find_bursts(now(), 100).await.unwrap(), (19, false));
+}
+
+#[tokio::test]
 async fn so_it_is_in_shards() {
     let database = fresh_database().await;
     database

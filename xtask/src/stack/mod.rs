@@ -147,6 +147,8 @@ impl Maker<'_> {
             ),
             ("DATABASE_PASSWORD", RECORDER_PASSWORD),
             ("DEDUP_WINDOW_MS", &self.plan.dedup_window_ms.to_string()),
+            // The model judges each hit by itself.
+            ("BURST_MAILS", "0"),
         ]);
         variables.extend(special.iter().cloned());
         self.service("recorder", &format!("recorder-{index}"), variables)
