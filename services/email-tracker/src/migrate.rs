@@ -6,7 +6,6 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use database::{Config, ErrorKind, MigrateError, RolePasswords};
 use service_kit::{Reader, Secret, Setting, SettingsError};
-use tokio_postgres::GenericClient;
 
 /// How to migrate.
 #[derive(Clone, Copy, Debug, Args)]
@@ -171,8 +170,8 @@ async fn distribute(database: &Config, shards: u16) -> anyhow::Result<()> {
 }
 
 /// Refuses a database that Citus has distributed, for `what` does not work there.
-pub(crate) async fn refuse_distributed(client: &impl GenericClient, what: &str) -> anyhow::Result<()> {
-    if database::is_distributed(client).await? {
+pub(crate) fn refuse_distributed(is_distributed: bool, what: &str) -> anyhow::Result<()> {
+    if is_distributed {
         bail!(
             "the tables are distributed by Citus, where {what} does not work: see docs/citus.md for what does"
         );

@@ -133,7 +133,7 @@ impl Target {
                 "{config} has schema version {version}, this one knows {SCHEMA_VERSION}: use the newer email-tracker"
             );
         }
-        migrate::refuse_distributed(&session, "`restore`").await?;
+        migrate::refuse_distributed(database::is_distributed(&session).await?, "`restore`")?;
         // It is asked once more under the locks; this spares the way there.
         if version.is_some() && !replace {
             let row = session

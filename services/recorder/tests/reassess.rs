@@ -229,7 +229,7 @@ async fn unless_the_operator_says_that_it_never_is() {
         burst_mails: 0,
         ..Rules::default()
     };
-    let recorder = common::recorder(&database, "r", &never);
+    let recorder = recorder(&database, "r", &never);
     recorder.record(bursts()).await.unwrap();
     assert_eq!(recorder.find_bursts(now(), 100).await.unwrap(), (0, false));
     let of_nine = Rules {

@@ -29,7 +29,7 @@ pub(super) async fn made(settings: &DatabaseSettings, folder: &Folder) -> anyhow
             "{config} has schema version {schema_version}, this is version {SCHEMA_VERSION}: use the newer email-tracker"
         );
     }
-    migrate::refuse_distributed(&session, "`backup`").await?;
+    migrate::refuse_distributed(database::is_distributed(&session).await?, "`backup`")?;
     session
         .batch_execute(SESSION)
         .await

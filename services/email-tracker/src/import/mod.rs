@@ -112,7 +112,8 @@ async fn open_store(database: &DatabaseSettings, rules: Rules) -> anyhow::Result
         .check_schema()
         .await
         .with_context(|| format!("cannot use {config}"))?;
-    migrate::refuse_distributed(&**database.client().await?, "`import`").await?;
+    let is_distributed = database::is_distributed(&**database.client().await?).await?;
+    migrate::refuse_distributed(is_distributed, "`import`")?;
     let recorder = RecorderConfig {
         instance: "import".to_owned(),
         workers: WORKERS,
