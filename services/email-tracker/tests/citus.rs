@@ -15,7 +15,6 @@ use std::{
 };
 
 use test_support::{CITUS_STAND_IN, OWNER_PASSWORD, PrivatePostgres, TestDatabase};
-use tokio_postgres::Client;
 
 use crate::facts::{migrated, record_all_kinds};
 
@@ -46,14 +45,13 @@ async fn refused(database: &TestDatabase, arguments: &[&str]) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
-async fn with_citus(database: &TestDatabase) -> Client {
+async fn add_citus(database: &TestDatabase) {
     let client = database.superuser().await;
     client.batch_execute(CITUS_STAND_IN).await.unwrap();
-    client
 }
 
 /// Of each distributed table, where it lies, over how many shards if it was asked, and whether nothing was left behind.
-async fn distributed(client: &Client) -> BTreeMap<String, (String, Option<i32>, bool)> {
+async fn distributed(database: &TestDatabase) -> BTreeMap<String, (String, Option<i32>, bool)> {
     let statement =
         "select logicalrelid::text, colocated_with, shard_count, is_truncated from pg_dist_partition";
     let rows = client.query(statement, &[]).await.unwrap();
@@ -72,7 +70,7 @@ async fn the_tables_of_facts_are_distributed_side_by_side_once() {
         "{error}"
     );
 
-    let client = with_citus(&database).await;
+    add_citus(&database).await;
     let said = says(&database, &["migrate", "--citus", "--shards", "64"]).await;
     assert!(
         said.contains("distributed tracked_emails, hits, marks by email_id"),
@@ -84,18 +82,18 @@ async fn the_tables_of_facts_are_distributed_side_by_side_once() {
         ("hits".to_owned(), beside(None)),
         ("marks".to_owned(), beside(None)),
     ]);
-    assert_eq!(distributed(&client).await, expected);
+    assert_eq!(distributed(&database).await, expected);
 
     let said = says(&database, &["migrate", "--citus"]).await;
     assert!(said.contains("distributed already"), "{said}");
-    assert_eq!(distributed(&client).await, expected);
+    assert_eq!(distributed(&database).await, expected);
 
     // Cut off in the middle, it is finished by the next one.
     let cut = "drop trigger stay_in_one_shard on marks; delete from pg_dist_partition where logicalrelid = 'marks'::regclass";
-    client.batch_execute(cut).await.unwrap();
+    database.superuser().await.batch_execute(cut).await.unwrap();
     let said = says(&database, &["migrate", "--citus"]).await;
     assert!(said.contains("distributed marks by email_id"), "{said}");
-    assert_eq!(distributed(&client).await, expected);
+    assert_eq!(distributed(&database).await, expected);
 
     record_all_kinds(&database).await;
 }
@@ -108,7 +106,7 @@ async fn what_does_not_work_there_says_so_and_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path().to_str().unwrap();
     says(&database, &["backup", folder]).await;
-    with_citus(&database).await;
+    add_citus(&database).await;
     says(&database, &["migrate", "--citus"]).await;
 
     let error = refused(&database, &["backup", folder]).await;

@@ -15,7 +15,6 @@ use std::{
 };
 
 use test_support::{OWNER_PASSWORD, PrivatePostgres, TestDatabase};
-use tokio_postgres::Client;
 
 use crate::facts::{migrated, record_all_kinds};
 
@@ -33,7 +32,8 @@ async fn reclassify(database: &TestDatabase, networks: &Path) -> Output {
 }
 
 /// Hits of the network's, all of them and those taken for machines', and the opens that are credible.
-async fn counts(client: &Client) -> (i64, i64, i64) {
+async fn counts(database: &TestDatabase) -> (i64, i64, i64) {
+    let client = database.superuser().await;
     let statement = "select count(*), count(*) filter (where confidence = 'automated'),
                             (select sum(credible_open_count)::bigint from tracked_emails)
                      from hits where client_address <<= '203.0.113.0/24'";
@@ -46,8 +46,7 @@ async fn the_operators_networks_apply_to_what_is_stored() {
     let server = PrivatePostgres::start().await;
     let database = migrated(&server).await;
     record_all_kinds(&database).await;
-    let client = database.superuser().await;
-    let (all, automated, credible) = counts(&client).await;
+    let (all, automated, credible) = counts(&database).await;
     assert!(all > 0 && automated == 0, "{all} {automated}");
 
     let networks = tempfile::NamedTempFile::new().unwrap();
@@ -66,7 +65,7 @@ async fn the_operators_networks_apply_to_what_is_stored() {
         done.status.success() && said.contains("all hits are classified"),
         "{done:?}"
     );
-    let (_, automated, credible_since) = counts(&client).await;
+    let (_, automated, credible_since) = counts(&database).await;
     assert!(
         automated > 0 && credible_since < credible,
         "{automated} {credible} {credible_since}"
