@@ -54,7 +54,7 @@ async fn add_citus(database: &TestDatabase) {
 async fn distributed(database: &TestDatabase) -> BTreeMap<String, (String, Option<i32>, bool)> {
     let statement =
         "select logicalrelid::text, colocated_with, shard_count, is_truncated from pg_dist_partition";
-    let rows = client.query(statement, &[]).await.unwrap();
+    let rows = database.superuser().await.query(statement, &[]).await.unwrap();
     rows.iter()
         .map(|row| (row.get(0), (row.get(1), row.get(2), row.get(3))))
         .collect()
