@@ -60,11 +60,10 @@ pub(crate) fn check(url: &HealthUrl) -> anyhow::Result<()> {
         .with_context(|| format!("cannot connect to {authority}"))?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n\r\n"
-    )
-    .with_context(|| format!("cannot ask {authority}"))?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n\r\n");
+    stream
+        .write_all(request.as_bytes())
+        .with_context(|| format!("cannot ask {authority}"))?;
     let mut answer = Vec::new();
     stream
         .take(ANSWER_BYTES)
@@ -80,7 +79,11 @@ pub(crate) fn check(url: &HealthUrl) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::TcpListener, thread};
+    use std::{
+        io::{BufRead, BufReader},
+        net::TcpListener,
+        thread,
+    };
 
     use super::*;
 
@@ -92,10 +95,17 @@ mod tests {
             .unwrap();
         let server = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut request = [0; 512];
-            let read = stream.read(&mut request).unwrap();
+            // All of the request is read: a socket closed on unread bytes takes its answer back.
+            let mut request = String::new();
+            let mut lines = BufReader::new(&stream);
+            while !request.ends_with("\r\n\r\n") {
+                assert!(
+                    lines.read_line(&mut request).unwrap() > 0,
+                    "the request ends early"
+                );
+            }
             write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").unwrap();
-            String::from_utf8_lossy(&request[..read]).into_owned()
+            request
         });
         (url, server)
     }
