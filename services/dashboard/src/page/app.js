@@ -1,6 +1,8 @@
 // The dashboard page: lists emails and opens, and keeps them fresh by asking for what changed.
 // Everything that comes from outside is put into the page as text, never as markup.
 
+import { offerExport } from "./export.js";
+
 const PAGE_ROWS = 50;
 const REFRESH_MS = 10_000;
 const LISTEN_AGAIN_MS = 3_000;
@@ -433,6 +435,9 @@ $("email-filters").addEventListener("reset", () => setTimeout(changed));
 for (const form of ["email-filters", "open-filters"]) {
   $(form).addEventListener("submit", (event) => event.preventDefault());
 }
+
+offerExport("emails", filters);
+offerExport("opens", lists.opens.parameters);
 
 const tabs = [...document.querySelectorAll('[role="tab"]')];
 for (const [index, tab] of tabs.entries()) {

@@ -31,10 +31,20 @@ pub(crate) const APP: Asset = Asset {
     content: include_str!("app.js"),
     content_type: "text/javascript; charset=utf-8",
 };
+/// What it lets people keep.
+pub(crate) const EXPORT: Asset = Asset {
+    content: include_str!("export.js"),
+    content_type: "text/javascript; charset=utf-8",
+};
 /// How it looks.
 pub(crate) const STYLE: Asset = Asset {
     content: include_str!("style.css"),
     content_type: "text/css; charset=utf-8",
+};
+/// What the API is, for programs.
+pub(crate) const OPENAPI: Asset = Asset {
+    content: include_str!("../../../../docs/openapi.json"),
+    content_type: "application/json",
 };
 /// Its icon.
 pub(crate) const ICON: Asset = Asset {

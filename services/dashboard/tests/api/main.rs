@@ -10,7 +10,9 @@
 mod access;
 mod automated;
 mod diagnostics;
+mod document;
 mod emails;
+mod export;
 mod live;
 mod open_events;
 mod outage;
