@@ -263,7 +263,9 @@ class Kubernetes(unittest.TestCase):
         constant = lambda path, name: int(re.search(rf"const {name}: usize = (\d+);", source(path))[1])  # noqa: E731
         workers = int(re.search(r'"RECORDER_WORKERS",\s*"(\d+)"', source("services/recorder/src/settings.rs"))[1])
         each = {
-            "recorder": workers + constant("services/recorder/src/settings.rs", "SPARE_CONNECTIONS"),
+            "recorder": workers
+            + constant("services/recorder/src/settings.rs", "SPARE_CONNECTIONS")
+            + constant("services/recorder/src/webhooks/deliver.rs", "CONNECTIONS"),
             "dashboard": constant("services/dashboard/src/settings.rs", "POOL_SIZE"),
         }
         for objects in self.overlays():
@@ -319,7 +321,8 @@ class Kubernetes(unittest.TestCase):
             # The values of before are the operator's to move.
             previous = {key for key in used if key.endswith("_PREVIOUS")}
             self.assertIn(previous, [set(), {"DASHBOARD_TOKEN_PREVIOUS", "RECORDER_TOKEN_PREVIOUS"}])
-            self.assertEqual(used - previous, set(secrets))
+            # And so are the targets of webhooks.
+            self.assertEqual(used - previous - {"WEBHOOKS"}, set(secrets))
         with_owner = made("cnpg")
         self.assertEqual(with_owner["password"], with_owner["POSTGRES_PASSWORD"])
         self.assertEqual(with_owner["username"], "email_tracker_owner")
@@ -535,6 +538,8 @@ class Kubernetes(unittest.TestCase):
             clients = [name for name in ours if name in ("recorder", "dashboard", "migrate", "backup")]
             database = "database" if "database" in ours else "private"
             expected |= {(client, database, "TCP 5432") for client in clients}
+            if any(policy["metadata"]["name"] == "recorder-to-webhooks" for policy in of_kind(objects, "NetworkPolicy")):
+                expected.add(("recorder", "internet", "TCP 443"))
             if "solver" in ours:
                 expected.add(("ingress", "solver", "TCP 8089"))
             clusters = [cluster["metadata"]["name"] for cluster in of_kind(objects, "Cluster")]

@@ -104,7 +104,7 @@ begin
     execute format('grant select, insert, update, delete on %s to email_tracker_recorder', relation);
   end loop;
   revoke insert, update, delete on refinery_schema_history from email_tracker_recorder;
-  grant usage on sequence hit_ids to email_tracker_recorder;
+  grant usage on sequence hit_ids, webhook_numbers to email_tracker_recorder;
   grant execute on function add_hits_partition(timestamptz), drop_hits_partition(timestamptz)
     to email_tracker_recorder;
 end

@@ -8,7 +8,14 @@ use database::{DASHBOARD_ROLE, Error, ErrorKind, RECORDER_ROLE, RolePasswords, m
 use test_support::{PrivatePostgres, TestDatabase};
 use tokio_postgres::{Client, error::SqlState};
 
-const TABLES: [&str; 4] = ["tracked_emails", "hits", "marks", "revisions"];
+const TABLES: [&str; 6] = [
+    "tracked_emails",
+    "hits",
+    "marks",
+    "revisions",
+    "webhook_queues",
+    "webhook_events",
+];
 
 async fn log_in(database: &TestDatabase, role: &str, password: &str) -> Result<Client, Error> {
     config(&database.tcp_url_of(role))

@@ -13,6 +13,7 @@ mod reclassify;
 mod restore;
 mod spool;
 mod up;
+mod webhooks;
 
 use std::process::ExitCode;
 
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Reclassify => reclassify::reclassify(),
         Command::Doctor(arguments) => doctor::doctor(arguments),
         Command::Spool(command) => spool::spool(command),
+        Command::Webhooks(command) => webhooks::webhooks(command),
         Command::Settings => {
             documentation::print();
             Ok(())

@@ -21,6 +21,7 @@ mod settings;
 mod shards;
 mod steps;
 mod upkeep;
+pub mod webhooks;
 mod workers;
 
 use std::{hash::BuildHasher, sync::Arc};
@@ -72,6 +73,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         .counting(&addresses::NAMES)
         .counting(&shards::NAMES)
         .counting(&steps::NAMES)
+        .counting(&webhooks::names())
         .counting(&reassess::NAMES);
     let schema = Arc::new(SchemaGate::new(database.clone()));
     let recorder = Recorder::new(
@@ -84,6 +86,15 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         },
         metrics.meter(),
     )?;
+    let telling = settings.webhooks.start(
+        database.clone(),
+        Arc::clone(&clock),
+        metrics.meter(),
+        stop.clone(),
+    )?;
+    if let Some(telling) = &telling {
+        recorder.tell(telling);
+    }
     let range = Range::new(settings.retention_days);
     let addresses = Addresses::new(settings.anonymize_days);
     let keeping = Keeping {
@@ -102,6 +113,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
     );
 
     let (reporter, health) = tonic_health::server::health_reporter();
+    let patience = settings.common.grace.mul_f32(0.8);
     let mut tasks = Tasks::new(&stop, settings.common.grace);
     tasks.spawn(
         "admin",
@@ -114,6 +126,9 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         ),
     );
     tasks.spawn("health", health::report(schema, reporter, stop.clone()));
+    if let Some(telling) = telling {
+        tasks.spawn("webhooks", telling.run(patience));
+    }
     tasks.spawn("upkeep", upkeep::run(recorder, keeping, clock, stop.clone()));
     tasks.spawn(
         "grpc",
@@ -122,7 +137,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
             service.behind(authentication),
             health,
             stop.clone(),
-            settings.common.grace.mul_f32(0.8),
+            patience,
         ),
     );
     let ended = tasks.finish().await;

@@ -6,6 +6,8 @@ use database::{Config, Session};
 use service_kit::{Common, Reader, Secret, Setting};
 use tracking::{Rules, agents::Agents};
 
+use crate::webhooks::{self, Webhooks};
+
 const DATABASE_URL: Setting = Setting::secret(
     "DATABASE_URL",
     "",
@@ -80,7 +82,7 @@ const BURST_MAILS: Setting = Setting::new(
 );
 
 /// The recorder's own settings, for the table in the documentation.
-pub const SETTINGS: [Setting; 13] = [
+pub const SETTINGS: [Setting; 15] = [
     DATABASE_URL,
     DATABASE_PASSWORD,
     RECORDER_TOKEN,
@@ -94,6 +96,8 @@ pub const SETTINGS: [Setting; 13] = [
     GEOIP_DATABASE,
     AGENT_NETWORKS,
     BURST_MAILS,
+    webhooks::SETTINGS[0],
+    webhooks::SETTINGS[1],
 ];
 
 /// More than this and every hit of a day would be one reader's.
@@ -126,6 +130,8 @@ pub struct Settings {
     pub anonymize_days: Option<u32>,
     /// Where addresses are.
     pub geoip_database: Option<PathBuf>,
+    /// Whom to tell of opens.
+    pub webhooks: Webhooks,
 }
 
 impl Settings {
@@ -151,8 +157,9 @@ impl Settings {
         }
         let defaults = Rules::default();
         let workers = reader.number(&RECORDER_WORKERS, 2_usize, 1, 64);
+        let webhooks = Webhooks::read(reader);
         Self {
-            database: read_database(reader, workers),
+            database: read_database(reader, workers + webhooks.connections()),
             tokens: token.into_iter().chain(previous).collect(),
             workers: NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN),
             rules: Rules {
@@ -176,6 +183,7 @@ impl Settings {
             keep_counts: reader.word(&KEEP_COUNTS, false, &[("true", true), ("false", false)]),
             anonymize_days: read_days(reader, &ANONYMIZE_DAYS),
             geoip_database: reader.path(&GEOIP_DATABASE),
+            webhooks,
             common,
         }
     }
@@ -205,7 +213,7 @@ fn read_hosts(reader: &mut Reader, default: BTreeSet<String>) -> BTreeSet<String
     reader.hosts(&COMPOSE_WINDOW_HOSTS, default)
 }
 
-fn read_database(reader: &mut Reader, workers: usize) -> Option<Config> {
+fn read_database(reader: &mut Reader, connections: usize) -> Option<Config> {
     let password = reader.secret(&DATABASE_PASSWORD);
     let Some(url) = reader.secret(&DATABASE_URL) else {
         reader.refuse(
@@ -219,7 +227,7 @@ fn read_database(reader: &mut Reader, workers: usize) -> Option<Config> {
             config
                 .password(password.as_ref().map(Secret::expose))
                 .application_name("recorder")
-                .pool_size(workers + SPARE_CONNECTIONS)
+                .pool_size(connections + SPARE_CONNECTIONS)
                 .session(
                     Session::recorder()
                         .set("statement_timeout", STATEMENT_TIMEOUT)

@@ -7,7 +7,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     num::NonZeroUsize,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use database::{Database, Error};
@@ -29,6 +29,7 @@ use crate::{
     record::{Batch, Recording, is_missing_partition},
     retention::{self, Removed},
     shards::{Layout, Shards},
+    webhooks::{Outbox, Telling},
 };
 
 /// Records facts. Clones share everything.
@@ -58,6 +59,8 @@ struct Shared {
     /// The row of `revisions` for what is done from time to time.
     upkeep: String,
     metrics: Metrics,
+    /// Where new opens are left for those who are to be told.
+    outbox: OnceLock<Arc<Outbox>>,
 }
 
 /// Facts of an email meet in one worker, where they take turns before they take a connection: no two workers of a
@@ -107,7 +110,14 @@ impl Recorder {
             workers,
             upkeep,
             metrics,
+            outbox: OnceLock::new(),
         })))
+    }
+
+    /// Leaves new opens in `telling`'s outbox from now on.
+    pub fn tell(&self, telling: &Telling) {
+        // Whom to tell does not change in a process's life.
+        let _ = self.0.outbox.set(telling.outbox());
     }
 
     /// The recorder's instruments.
@@ -273,6 +283,7 @@ impl Shared {
             rules: &self.rules,
             layout: self.shards.layout(&self.database).await?,
             writer: &worker.writer,
+            outbox: self.outbox.get().map(Arc::as_ref),
         };
         let months: BTreeSet<Month> = batch.hit_times().filter_map(Month::of).collect();
 
@@ -288,6 +299,9 @@ impl Shared {
             done => done?,
         };
         self.metrics.recorded(recorded.new_emails, recorded.corrected);
+        if let Some(outbox) = self.outbox.get().filter(|_| recorded.to_tell) {
+            outbox.wake();
+        }
         Ok(recorded.outcomes)
     }
 }

@@ -8,6 +8,7 @@
 //! 3. [`neighbours`]: for the other emails, what is stored around the new facts is read; facts already stored are found
 //!    among it. Those emails are judged again, and the stored hits whose verdict the new facts change.
 //! 4. [`marks`], [`hits`], [`verdicts`], [`counters`], [`revisions`]: the rest is written.
+//! 5. [`opens`]: if anybody is to be told of opens, what there is to tell is left in the outbox.
 //!
 //! Each step is a round trip to the database at most: its statements are sent together and run in the order sent, each
 //! with its own snapshot (READ COMMITTED), so that what is read is read under the locks.
@@ -18,6 +19,7 @@ mod emails;
 mod hits;
 mod marks;
 mod neighbours;
+mod opens;
 mod revisions;
 mod statements;
 mod verdicts;
@@ -32,7 +34,7 @@ use tokio_postgres::error::SqlState;
 use tracking::{Rules, verdicts::Neighbourhood};
 
 use self::{counters::Change, emails::KnownEmail};
-use crate::shards::Layout;
+use crate::{shards::Layout, webhooks::Outbox};
 
 /// One batch to be recorded in one transaction.
 pub(crate) struct Recording<'a> {
@@ -42,6 +44,8 @@ pub(crate) struct Recording<'a> {
     pub(crate) layout: Layout,
     /// Whose row of `revisions` to raise.
     pub(crate) writer: &'a str,
+    /// Where to leave new opens for those who are to be told.
+    pub(crate) outbox: Option<&'a Outbox>,
 }
 
 /// What a transaction did.
@@ -53,6 +57,8 @@ pub(crate) struct Recorded {
     pub(crate) new_emails: u64,
     /// Stored hits whose verdict changed.
     pub(crate) corrected: usize,
+    /// Whether there is something to tell.
+    pub(crate) to_tell: bool,
 }
 
 /// The recording transaction's name.
@@ -79,6 +85,7 @@ impl Work for Recording<'_> {
 
     async fn run(&self, tx: &Transaction<'_>) -> Result<Recorded, Error> {
         let statements = &Statements::prepare(tx, self.layout).await?;
+        let outbox = opens::prepare(tx, self.outbox, self.layout).await?;
         let batch = self.batch;
 
         let alone = verdicts::judge_alone(self.rules, batch);
@@ -105,17 +112,19 @@ impl Work for Recording<'_> {
         let judged = &verdicts::judge_near(self.rules, batch, alone, &standings, &neighbourhoods);
         let changes = &counters::changes_near(&standings, judged);
 
-        futures::try_join!(
+        let (.., to_tell) = futures::try_join!(
             marks::insert(tx, statements, judged),
             hits::insert(tx, statements, judged),
             verdicts::correct(tx, statements, judged),
             counters::apply(tx, statements, changes),
             revisions::raise(tx, statements, self, judged),
+            opens::leave(tx, outbox, judged),
         )?;
         Ok(Recorded {
             outcomes: batch.outcomes(judged),
             new_emails,
             corrected: judged.iter().map(|email| email.corrected.len()).sum(),
+            to_tell,
         })
     }
 }
