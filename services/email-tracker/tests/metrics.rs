@@ -162,8 +162,10 @@ fn unit(name: &str) -> &'static str {
 
 fn describe_labels(metric: &Metric) -> String {
     let describe = |(name, values): (&String, &BTreeSet<String>)| {
-        let is_open =
-            name == "transaction" || name == "target" || metric.kind == "histogram" || metric.labels.contains_key("version");
+        let is_open = name == "transaction"
+            || name == "target"
+            || metric.kind == "histogram"
+            || metric.labels.contains_key("version");
         if is_open || name.starts_with("telemetry_") || name.starts_with("service_") {
             format!("`{name}`")
         } else {

@@ -145,17 +145,23 @@ mod tests {
 
     /// How often a statement names a table of facts to read or change its rows. Its first line is its name.
     fn tables(statement: &str) -> usize {
-        ["tracked_emails", "hits", "marks", "webhook_queues", "webhook_events"]
-            .iter()
-            .flat_map(|table| [format!("from {table}"), format!("update {table}")])
-            .map(|named| {
-                statement
-                    .lines()
-                    .skip(1)
-                    .map(|line| line.matches(&named).count())
-                    .sum::<usize>()
-            })
-            .sum()
+        [
+            "tracked_emails",
+            "hits",
+            "marks",
+            "webhook_queues",
+            "webhook_events",
+        ]
+        .iter()
+        .flat_map(|table| [format!("from {table}"), format!("update {table}")])
+        .map(|named| {
+            statement
+                .lines()
+                .skip(1)
+                .map(|line| line.matches(&named).count())
+                .sum::<usize>()
+        })
+        .sum()
     }
 
     #[test]

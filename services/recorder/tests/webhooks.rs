@@ -1,14 +1,20 @@
 //! Webhooks: recorders that are programs of their own tell a receiver that is one too. Any of them may be killed.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
 
 mod common;
 mod telling;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{at, hit, mark};
-use test_support::{Signal, eventually};
+use common::{at, hit, log_plans, mark, planned_on_indexes};
+use database::Config;
+use test_support::{CITUS_STAND_IN, Signal, eventually};
 use tracking::{Fact, Hit};
 
 use crate::telling::{Receiver, Stage, SystemTime, opens_of};
@@ -88,7 +94,10 @@ async fn whoever_is_killed_every_event_arrives_in_order() {
             3 => {
                 receiver.mode("slow");
                 let before = receiver.log().len();
-                eventually("requests are under way", async || (receiver.log().len() > before).then_some(())).await;
+                eventually("requests are under way", async || {
+                    (receiver.log().len() > before).then_some(())
+                })
+                .await;
                 recorders[recorder].kill().await;
                 receiver.mode("ok");
                 recorders[recorder] = stage.recorder(&receiver.targets()).await;
@@ -96,7 +105,10 @@ async fn whoever_is_killed_every_event_arrives_in_order() {
             // It accepts one message and dies before it says so.
             4 => {
                 receiver.mode("die-after");
-                eventually("the receiver has died", async || receiver.has_ended().then_some(())).await;
+                eventually("the receiver has died", async || {
+                    receiver.has_ended().then_some(())
+                })
+                .await;
                 receiver.mode("ok");
                 receiver.start_again();
             }
@@ -123,16 +135,17 @@ async fn whatever_it_answers_it_gets_everything_in_the_end() {
     let receiver = Receiver::start();
     let recorder = stage.recorder(&receiver.targets()).await;
     let mut emails = Vec::new();
-    for mode in ["500", "404", "429 1", "redirect", "garbage", "huge", "slow", "hang"] {
+    for mode in [
+        "500", "404", "429 1", "redirect", "garbage", "huge", "slow", "hang",
+    ] {
         receiver.mode(mode);
         let email = format!("at {mode}");
         recorder.record(opens_of(&email, 2)).await;
         let first_word = mode.split(' ').next().unwrap();
         eventually("it was asked in this mode", async || {
-            let asked = receiver
-                .log()
-                .iter()
-                .any(|request| request["mode"] == first_word && request["body"]["data"]["email_id"] == *email);
+            let asked = receiver.log().iter().any(|request| {
+                request["mode"] == first_word && request["body"]["data"]["email_id"] == *email
+            });
             asked.then_some(())
         })
         .await;
@@ -146,7 +159,11 @@ async fn whatever_it_answers_it_gets_everything_in_the_end() {
         .await;
         assert_eq!(told, expected, "{mode}");
     }
-    let elsewhere = receiver.log().iter().filter(|request| request["path"] != "/opens").count();
+    let elsewhere = receiver
+        .log()
+        .iter()
+        .filter(|request| request["path"] != "/opens")
+        .count();
     assert_eq!(elsewhere, 0, "a redirect was followed");
     stage.nothing_is_left().await;
 }
@@ -177,7 +194,10 @@ async fn one_email_that_is_rejected_holds_up_no_other() {
     assert_eq!(of_poison.len(), 1, "its later events wait for its first");
 
     receiver.mode("ok");
-    eventually("it is told too", async || (accepted(&receiver).len() == 93).then_some(())).await;
+    eventually("it is told too", async || {
+        (accepted(&receiver).len() == 93).then_some(())
+    })
+    .await;
     stage.nothing_is_left().await;
 }
 
@@ -227,7 +247,10 @@ async fn a_target_is_told_of_what_it_wants() {
         ("/people", "email.first_open 2026-11-01T11:00:00.000Z"),
         ("/people", "email.open 2026-11-01T11:00:00.000Z"),
     ];
-    assert_eq!(told, expected.map(|(path, what)| (path.to_owned(), what.to_owned())));
+    assert_eq!(
+        told,
+        expected.map(|(path, what)| (path.to_owned(), what.to_owned()))
+    );
 }
 
 #[tokio::test]
@@ -237,7 +260,12 @@ async fn what_is_withdrawn_or_gone_before_it_is_told_is_told_to_nobody() {
     receiver.mode("500");
     let recorder = stage.recorder(&receiver.targets()).await;
     let (first, second) = (at("2026-11-01T10:00:00.000Z"), at("2026-11-01T11:00:00.000Z"));
-    recorder.record(vec![Fact::Hit(hit("withdrawn", first, 1)), Fact::Hit(hit("erased", first, 2))]).await;
+    recorder
+        .record(vec![
+            Fact::Hit(hit("withdrawn", first, 1)),
+            Fact::Hit(hit("erased", first, 2)),
+        ])
+        .await;
     // The sender's own look, it turns out.
     let own_look = mark("withdrawn", first.saturating_add_millis(-1_000), 3);
     recorder.record(vec![Fact::Mark(own_look)]).await;
@@ -253,7 +281,9 @@ async fn what_is_withdrawn_or_gone_before_it_is_told_is_told_to_nobody() {
     assert!(accepted(&receiver).is_empty());
 
     // The next one is the first then.
-    recorder.record(vec![Fact::Hit(hit("withdrawn", second, 4))]).await;
+    recorder
+        .record(vec![Fact::Hit(hit("withdrawn", second, 4))])
+        .await;
     let told = eventually("it is told", async || {
         let told = accepted(&receiver);
         (told.len() == 2).then_some(told)
@@ -267,10 +297,16 @@ async fn what_is_withdrawn_or_gone_before_it_is_told_is_told_to_nobody() {
     recorder.record(vec![Fact::Mark(late)]).await;
     let third = at("2026-11-01T12:00:00.000Z");
     recorder.record(vec![Fact::Hit(hit("withdrawn", third, 6))]).await;
-    eventually("it is told", async || (accepted(&receiver).len() == 3).then_some(())).await;
+    eventually("it is told", async || {
+        (accepted(&receiver).len() == 3).then_some(())
+    })
+    .await;
     stage.nothing_is_left().await;
     let told = accepted(&receiver);
-    assert_eq!(told[2], ("withdrawn".to_owned(), "email.open".to_owned(), third.to_string()));
+    assert_eq!(
+        told[2],
+        ("withdrawn".to_owned(), "email.open".to_owned(), third.to_string())
+    );
 }
 
 #[tokio::test]
@@ -286,22 +322,40 @@ async fn what_fails_for_too_long_is_set_aside_and_sent_again_by_hand() {
     }
     stage.all_were_queued_an_hour_ago().await;
     let database = stage.pool();
-    eventually("all is set aside", async || (telling::set_aside(&database).await.len() == 24).then_some(())).await;
+    eventually("all is set aside", async || {
+        (telling::set_aside(&database).await.len() == 24).then_some(())
+    })
+    .await;
     let listed = telling::set_aside(&database).await;
-    assert!(listed.iter().all(|event| event.problem == "it answered 503" && event.target == "opens"));
+    assert!(
+        listed
+            .iter()
+            .all(|event| event.problem == "it answered 503" && event.target == "opens")
+    );
     eventually("it is counted", async || {
         let metrics = recorder.metrics().await;
         let counted = |series: &str| metrics.lines().any(|line| line == series);
-        let all = counted(r#"email_tracker_recorder_webhook_events_total{outcome="set_aside",target="opens"} 24"#)
-            && counted(r#"email_tracker_recorder_webhook_events_set_aside{target="opens"} 24"#)
-            && counted(r#"email_tracker_recorder_webhook_events_pending{target="opens"} 0"#);
+        let all =
+            counted(r#"email_tracker_recorder_webhook_events_total{outcome="set_aside",target="opens"} 24"#)
+                && counted(r#"email_tracker_recorder_webhook_events_set_aside{target="opens"} 24"#)
+                && counted(r#"email_tracker_recorder_webhook_events_pending{target="opens"} 0"#);
         all.then_some(())
     })
     .await;
 
     receiver.mode("ok");
-    assert_eq!(recorder::webhooks::resend(&database, Some("other"), &SystemTime).await.unwrap(), 0);
-    assert_eq!(recorder::webhooks::resend(&database, Some("opens"), &SystemTime).await.unwrap(), 24);
+    assert_eq!(
+        recorder::webhooks::resend(&database, Some("other"), &SystemTime)
+            .await
+            .unwrap(),
+        0
+    );
+    assert_eq!(
+        recorder::webhooks::resend(&database, Some("opens"), &SystemTime)
+            .await
+            .unwrap(),
+        24
+    );
     let told = eventually("all is told", async || {
         let told = by_email(accepted(&receiver));
         (told.values().map(Vec::len).sum::<usize>() == 24).then_some(told)
@@ -315,7 +369,9 @@ async fn what_fails_for_too_long_is_set_aside_and_sent_again_by_hand() {
 async fn it_goes_nowhere_inside_and_says_no_secret() {
     let stage = Stage::new().await;
     let receiver = Receiver::start();
-    let targets = receiver.targets().replace("http://127.0.0.1", "https://localhost");
+    let targets = receiver
+        .targets()
+        .replace("http://127.0.0.1", "https://localhost");
     let mut recorder = stage.recorder_within(&targets, "10.0.0.0/8").await;
     recorder.record(opens_of("e", 1)).await;
     let forbidden = r#"email_tracker_recorder_webhook_requests_total{outcome="forbidden",target="opens"} "#;
@@ -336,4 +392,74 @@ async fn it_goes_nowhere_inside_and_says_no_secret() {
     assert!(said.contains("WEBHOOKS=<set>"), "{said}");
     recorder.process.signal(Signal::TERM);
     assert!(recorder.process.exit().await.success());
+}
+
+#[tokio::test]
+async fn where_emails_lie_in_shards_it_is_the_same() {
+    let stage = Stage::new().await;
+    let client = stage.database().superuser().await;
+    client.batch_execute(CITUS_STAND_IN).await.unwrap();
+    let owner = Config::new("DATABASE_URL", &stage.database().url()).unwrap();
+    database::distribute(&owner, 8).await.unwrap();
+    let receiver = Receiver::start();
+    let recorder = stage.recorder(&receiver.targets()).await;
+    let emails = names(20);
+    for place in 0..2 {
+        let facts = emails
+            .iter()
+            .map(|email| opens_of(email, 2).swap_remove(place))
+            .collect();
+        recorder.record(facts).await;
+    }
+    let told = eventually("all is told", async || {
+        let told = by_email(accepted(&receiver));
+        (told.values().map(Vec::len).sum::<usize>() == 60).then_some(told)
+    })
+    .await;
+    assert_eq!(told, expected(&emails, 2));
+    stage.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn statements_stay_on_the_indexes_whatever_the_statistics_say() {
+    let stage = Stage::new().await;
+    let client = stage.database().superuser().await;
+    log_plans(&client).await;
+    let receiver = Receiver::start();
+    receiver.mode("503");
+    let hour = format!("[{}]", receiver.target("opens", r#","patience_hours":1"#));
+    let recorder = stage.recorder(&hour).await;
+    recorder.record(opens_of("e", 3)).await;
+    stage.all_were_queued_an_hour_ago().await;
+    let database = stage.pool();
+    eventually("all is set aside", async || {
+        (telling::set_aside(&database).await.len() == 4).then_some(())
+    })
+    .await;
+    receiver.mode("ok");
+    recorder::webhooks::resend(&database, None, &SystemTime)
+        .await
+        .unwrap();
+    stage.nothing_is_left().await;
+    let seen = planned_on_indexes(&stage.log(), &["webhooks: "]);
+    for name in [
+        "queues of new opens",
+        "events of new opens",
+        "due queues",
+        "lock queues",
+        "lease queues",
+        "events of a queue",
+        "hold a queue",
+        "remove events that are settled",
+        "release a queue",
+        "how the events stand",
+        "overdue events",
+        "old events",
+        "events that are set aside",
+        "set events aside",
+        "revive events",
+        "revive queues",
+    ] {
+        assert!(seen.contains(&format!("webhooks: {name}")), "{name}: {seen:?}");
+    }
 }

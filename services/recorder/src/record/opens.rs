@@ -42,7 +42,8 @@ fn opens_of<'a>(judged: &Judged<'a>) -> Option<OpensOfEmail<'a>> {
         credible: !hit.described.agent.confidence().is_automated(),
     });
     let turned = |into_open: bool| {
-        let is_one = move |hit: &&Correction| hit.before.is_open() != into_open && hit.after.is_open() == into_open;
+        let is_one =
+            move |hit: &&Correction| hit.before.is_open() != into_open && hit.after.is_open() == into_open;
         judged.corrected.iter().filter(is_one)
     };
     let corrected = turned(true).map(|hit| NewOpen {

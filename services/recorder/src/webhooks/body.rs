@@ -148,7 +148,11 @@ fn shown(text: &str) -> String {
             }
         })
         .collect();
-    let mut shown: String = clean.replace("://", ": //").chars().take(MOST_CHARACTERS).collect();
+    let mut shown: String = clean
+        .replace("://", ": //")
+        .chars()
+        .take(MOST_CHARACTERS)
+        .collect();
     if clean.chars().count() > MOST_CHARACTERS {
         shown.push('…');
     }
@@ -162,7 +166,9 @@ const fn is_invisible(character: char) -> bool {
 
 /// Slack's own three; without `<` nothing is a mention or a link with another text.
 fn escaped_for_slack(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }
 
 fn escaped_for_discord(text: &str) -> String {
@@ -241,12 +247,20 @@ mod tests {
     fn nobody_is_called_by_what_a_token_says() {
         let (_, slack) = sent(Format::Slack, Kind::Open);
         let text = slack["text"].as_str().unwrap();
-        assert!(text.starts_with("Open of the mail from me@example.com to a@example.com, &lt;!channel&gt; &amp; "), "{text}");
+        assert!(
+            text.starts_with(
+                "Open of the mail from me@example.com to a@example.com, &lt;!channel&gt; &amp; "
+            ),
+            "{text}"
+        );
         assert!(!text.contains(['<', '\n']) && !text.contains("://"), "{text}");
 
         let (_, discord) = sent(Format::Discord, Kind::FirstOpen);
         let text = discord["content"].as_str().unwrap();
-        assert!(text.contains(r"\*\@everyone\*") && text.contains(r"\<!channel\>"), "{text}");
+        assert!(
+            text.contains(r"\*\@everyone\*") && text.contains(r"\<!channel\>"),
+            "{text}"
+        );
         assert!(!text.contains("://") && !text.contains('\n'), "{text}");
         assert_eq!(discord["allowed_mentions"], json!({"parse": []}));
     }

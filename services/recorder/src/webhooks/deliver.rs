@@ -7,17 +7,16 @@
 use std::{sync::Arc, time::Duration};
 
 use database::{Database, Error};
-use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::{Notify, Semaphore},
+    task::JoinSet,
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 use tracking::{Clock, Timestamp};
 
 use super::{
-    body,
-    keep,
+    body, keep,
     metrics::{End, Metrics},
     outbox::Kind,
     queue::{self, Event, LEASE_MS, LeasedQueue, Open, Settle},
@@ -36,7 +35,9 @@ const IDLE: Duration = Duration::from_secs(1);
 const AFTER_DATABASE_FAILURE: Duration = Duration::from_secs(5);
 /// No request begins later than this under a lease, so that it has ended before somebody else begins.
 const LEASE: Duration = Duration::from_millis(LEASE_MS.unsigned_abs());
-const LAST_REQUEST: Duration = LEASE.saturating_sub(DEADLINE).saturating_sub(Duration::from_secs(15));
+const LAST_REQUEST: Duration = LEASE
+    .saturating_sub(DEADLINE)
+    .saturating_sub(Duration::from_secs(15));
 /// The first pause after a failure, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(15);
@@ -85,7 +86,8 @@ impl Door {
             Seen::Open => *self = Self::default(),
             Seen::Nothing => {}
             Seen::Closed { retry_after } => {
-                let pause = pause(self.failures, LONGEST_PAUSE_OF_TARGET).max(retry_after.unwrap_or_default());
+                let pause =
+                    pause(self.failures, LONGEST_PAUSE_OF_TARGET).max(retry_after.unwrap_or_default());
                 self.failures = self.failures.saturating_add(1);
                 let until = Instant::now() + pause;
                 self.closed_until = Some(self.closed_until.map_or(until, |other| other.max(until)));
@@ -111,10 +113,11 @@ fn pause(failures: u32, longest: Duration) -> Duration {
 
 impl Delivery {
     /// Tells what is due, until told to stop; then it ends what is under way.
-    pub(super) async fn run(self) {
+    pub(super) async fn run(self: Arc<Self>) {
         let stop = self.common.stop.clone();
         let mut door = Door::default();
-        let mut running = FuturesUnordered::new();
+        // Tasks of their own: what waits for a turn here must not keep those from going on who have one.
+        let mut running = JoinSet::new();
         while !stop.is_cancelled() {
             let room = door.most_at_once().saturating_sub(running.len());
             let mut nap = door.remaining().unwrap_or(IDLE);
@@ -124,7 +127,9 @@ impl Delivery {
                         if leased.len() == room && door.failures == 0 {
                             nap = Duration::ZERO;
                         }
-                        running.extend(leased.into_iter().map(|queue| self.tell(queue, door.failures)));
+                        for queue in leased {
+                            running.spawn(Arc::clone(&self).tell(queue, door.failures));
+                        }
                     }
                     Err(error) => {
                         tracing::warn!(webhook = self.target.name, %error, "webhooks wait for the database");
@@ -134,20 +139,27 @@ impl Delivery {
             }
             let is_full = running.len() >= door.most_at_once();
             tokio::select! {
-                Some(seen) = running.next() => self.note(&mut door, &seen),
+                Some(seen) = running.join_next() => match seen {
+                    Ok(seen) => self.note(&mut door, &seen),
+                    // Its lease runs out, and it is told again.
+                    Err(error) => tracing::error!(webhook = self.target.name, %error, "telling a webhook panicked"),
+                },
                 () = self.wake.notified(), if !is_full && door.remaining().is_none() => {}
                 () = tokio::time::sleep(nap), if !is_full => {}
                 () = stop.cancelled() => {}
             }
         }
-        while running.next().await.is_some() {}
+        while running.join_next().await.is_some() {}
     }
 
     fn note(&self, door: &mut Door, seen: &Seen) {
         let before = door.failures;
         door.note(seen);
         match (before, door.failures) {
-            (0, 1..) => tracing::warn!(webhook = self.target.name, "a webhook fails; what it is to be told waits"),
+            (0, 1..) => tracing::warn!(
+                webhook = self.target.name,
+                "a webhook fails; what it is to be told waits"
+            ),
             (1.., 0) => tracing::info!(webhook = self.target.name, "a webhook answers again"),
             _ => {}
         }
@@ -167,7 +179,7 @@ impl Delivery {
     }
 
     /// Tells one email's events as far as it goes, and settles them.
-    async fn tell(&self, queue: LeasedQueue, failures_before: u32) -> Seen {
+    async fn tell(self: Arc<Self>, queue: LeasedQueue, failures_before: u32) -> Seen {
         let began = Instant::now();
         let mut turn = Turn::default();
         for event in &queue.events {
@@ -210,7 +222,11 @@ impl Delivery {
             .metrics
             .requested(&self.target.name, failure.map(|failure| failure.kind));
         if let Some(failure) = failure {
-            tracing::debug!(webhook = self.target.name, problem = failure.problem, "a webhook was not told");
+            tracing::debug!(
+                webhook = self.target.name,
+                problem = failure.problem,
+                "a webhook was not told"
+            );
         }
         sent
     }
@@ -219,10 +235,16 @@ impl Delivery {
         let common = &self.common;
         let name = self.target.name.as_str();
         let now = common.clock.now();
-        let given_up = turn.failed.as_ref().filter(|(_, queued_at, _)| self.is_overdue(*queued_at, now));
+        let given_up = turn
+            .failed
+            .as_ref()
+            .filter(|(_, queued_at, _)| self.is_overdue(*queued_at, now));
         let (due_at, attempts) = match (&turn.failed, given_up) {
             (Some((.., failure)), None) => (
-                later(now, pause(queue.attempts, LONGEST_PAUSE).max(failure.retry_after.unwrap_or_default())),
+                later(
+                    now,
+                    pause(queue.attempts, LONGEST_PAUSE).max(failure.retry_after.unwrap_or_default()),
+                ),
                 queue.attempts.saturating_add(1),
             ),
             _ => (now, 0),
@@ -243,11 +265,17 @@ impl Delivery {
             let _turn = common.turns.acquire().await;
             common.database.transact(&settle).await?
         };
-        common.metrics.ended(name, End::Delivered, count(turn.delivered.len()));
+        common
+            .metrics
+            .ended(name, End::Delivered, count(turn.delivered.len()));
         common.metrics.ended(name, End::Void, count(turn.void.len()));
         if let Some((_, _, failure)) = given_up {
             common.metrics.ended(name, End::SetAside, set_aside);
-            tracing::warn!(webhook = name, problem = failure.problem, "an event of a webhook is set aside");
+            tracing::warn!(
+                webhook = name,
+                problem = failure.problem,
+                "an event of a webhook is set aside"
+            );
             if failure.kind.is_of_the_target() && failures_before + 1 >= HOPELESS {
                 self.give_up_with_it(&failure.problem, now).await?;
             }
@@ -274,7 +302,12 @@ impl Delivery {
         .await?;
         if count > 0 {
             common.metrics.ended(&self.target.name, End::SetAside, count);
-            tracing::warn!(webhook = self.target.name, count, problem, "events of a webhook are set aside");
+            tracing::warn!(
+                webhook = self.target.name,
+                count,
+                problem,
+                "events of a webhook are set aside"
+            );
         }
         Ok(())
     }
@@ -346,7 +379,9 @@ mod tests {
     async fn a_closed_door_is_tried_by_one_at_a_time() {
         let mut door = Door::default();
         assert_eq!((door.most_at_once(), door.remaining()), (AT_ONCE, None));
-        door.note(&Seen::Closed { retry_after: Some(Duration::from_secs(1_000)) });
+        door.note(&Seen::Closed {
+            retry_after: Some(Duration::from_secs(1_000)),
+        });
         assert_eq!(door.most_at_once(), 1);
         assert!(door.remaining().unwrap() > Duration::from_secs(900));
         door.note(&Seen::Nothing);

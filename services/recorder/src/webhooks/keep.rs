@@ -107,10 +107,7 @@ pub struct SetAside {
 }
 
 /// How the events of each target stand at `now`.
-pub(super) async fn standings(
-    database: &Database,
-    now: Timestamp,
-) -> Result<Vec<(String, Standing)>, Error> {
+pub(super) async fn standings(database: &Database, now: Timestamp) -> Result<Vec<(String, Standing)>, Error> {
     database.transact(&Stand { now }).await
 }
 
@@ -202,8 +199,10 @@ impl Work for Stand {
             let age = oldest.map_or(0, |oldest| self.now.millis_since(oldest.0).max(0));
             let standing = Standing {
                 pending: u64::try_from(row.try_get::<_, i64>(1)?).unwrap_or_default(),
-                oldest_pending_seconds: std::time::Duration::from_millis(u64::try_from(age).unwrap_or_default())
-                    .as_secs_f64(),
+                oldest_pending_seconds: std::time::Duration::from_millis(
+                    u64::try_from(age).unwrap_or_default(),
+                )
+                .as_secs_f64(),
                 set_aside: u64::try_from(row.try_get::<_, i64>(3)?).unwrap_or_default(),
             };
             standings.push((row.try_get(0)?, standing));

@@ -16,7 +16,7 @@ mod send;
 mod sign;
 mod target;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use database::{Database, Error};
@@ -30,16 +30,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracking::Clock;
 
-pub use self::{
-    keep::SetAside,
-    sign::SigningSecret,
-    target::{Events, Format, Target, Url},
-};
 pub(crate) use self::outbox::{NewOpen, OpensOfEmail, Outbox, Statements as OutboxStatements, forget};
 use self::{
     deliver::{Common, Delivery},
     metrics::{End, Metrics},
     send::Sender,
+};
+pub use self::{
+    keep::SetAside,
+    sign::SigningSecret,
+    target::{Events, Format, Target, Url},
 };
 use crate::shards::Shards;
 
@@ -57,8 +57,10 @@ const WEBHOOK_PRIVATE_NETWORKS: Setting = Setting::new(
 /// The settings of webhooks, for the table in the documentation.
 pub const SETTINGS: [Setting; 2] = [WEBHOOKS, WEBHOOK_PRIVATE_NETWORKS];
 
-/// How often what there is of events is counted, and what is too old removed.
+/// How often what there is of events is counted.
 const COUNT_PERIOD: Duration = Duration::from_secs(15);
+/// After how many times what is too old is looked for: ten minutes.
+const REMOVE_EVERY: u32 = 40;
 
 /// The names of the transactions.
 pub(crate) fn names() -> Vec<&'static str> {
@@ -193,7 +195,7 @@ impl Telling {
                 wake,
                 common: Arc::clone(&self.common),
             };
-            running.spawn(delivery.run());
+            running.spawn(Arc::new(delivery).run());
         }
         let common = Arc::clone(&self.common);
         running.spawn(async move {
@@ -219,27 +221,40 @@ impl Telling {
 }
 
 async fn count_and_remove(common: &Common) {
-    loop {
-        if let Err(error) = count_and_remove_once(common).await {
+    for round in (0..REMOVE_EVERY).cycle() {
+        let done = match round {
+            0 => remove(common).await,
+            _ => Ok(()),
+        };
+        if let Err(error) = done.and(count(common).await) {
             tracing::debug!(%error, "the events of webhooks could not be counted");
         }
         tokio::time::sleep(COUNT_PERIOD).await;
     }
 }
 
-async fn count_and_remove_once(common: &Common) -> Result<(), Error> {
+async fn remove(common: &Common) -> Result<(), Error> {
     let _turn = common.turns.acquire().await;
     let now = common.clock.now();
     let before = now.saturating_add_millis(-keep::KEPT_MS);
     let removed = keep::remove_old(&common.database, &common.shards, before).await?;
     if !removed.is_empty() {
-        tracing::warn!(count = removed.len(), "events of webhooks were removed after 30 days");
+        tracing::warn!(
+            count = removed.len(),
+            "events of webhooks were removed after 30 days"
+        );
     }
     for place in &removed {
         common.metrics.ended(&place.target, End::Removed, 1);
     }
-    let mut standings: std::collections::BTreeMap<_, _> =
-        keep::standings(&common.database, now).await?.into_iter().collect();
+    Ok(())
+}
+
+async fn count(common: &Common) -> Result<(), Error> {
+    let _turn = common.turns.acquire().await;
+    let now = common.clock.now();
+    let standings = keep::standings(&common.database, now).await?;
+    let mut standings: BTreeMap<_, _> = standings.into_iter().collect();
     for name in common.metrics.names() {
         common
             .metrics

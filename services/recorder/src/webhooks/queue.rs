@@ -76,7 +76,7 @@ update webhook_queues as queue
 set due_at = case when exists (
       select from webhook_events as event
       where event.email_id = queue.email_id and event.target = queue.target and event.set_aside_at is null
-    ) then $4 end,
+    ) then $4::timestamptz end,
     attempts = $5,
     first_open = case when queue.first_open = any($6) then null else queue.first_open end
 where queue.email_id = $1 and queue.target = $2 and queue.due_at = $3";
@@ -313,7 +313,10 @@ impl Work for Settle<'_> {
                 .in_statement("set_webhook_aside")?;
             let now = Timestamptz(self.now);
             set_aside_now = tx
-                .execute(&set_aside, &[&self.email_id, &self.target, &number, &now, &problem])
+                .execute(
+                    &set_aside,
+                    &[&self.email_id, &self.target, &number, &now, &problem],
+                )
                 .await
                 .in_statement("set_webhook_aside")?;
         }

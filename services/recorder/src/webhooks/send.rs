@@ -312,15 +312,30 @@ mod tests {
             assert_eq!(judged(status, None), Ok(()));
         }
         for status in [301, 302, 307, 400, 401, 404, 410, 413] {
-            assert_eq!(judged(status, None), Err((FailureKind::Rejected, None)), "{status}");
+            assert_eq!(
+                judged(status, None),
+                Err((FailureKind::Rejected, None)),
+                "{status}"
+            );
         }
         for status in [408, 425, 429, 500, 502, 503] {
-            assert_eq!(judged(status, None), Err((FailureKind::Unavailable, None)), "{status}");
+            assert_eq!(
+                judged(status, None),
+                Err((FailureKind::Unavailable, None)),
+                "{status}"
+            );
         }
         assert_eq!(judged(429, Some("7")), Err((FailureKind::Unavailable, Some(7))));
-        assert_eq!(judged(503, Some("86400")), Err((FailureKind::Unavailable, Some(3_600))));
+        assert_eq!(
+            judged(503, Some("86400")),
+            Err((FailureKind::Unavailable, Some(3_600)))
+        );
         for odd in ["-1", "Wed, 21 Oct 2026 07:28:00 GMT", "1.5", "x"] {
-            assert_eq!(judged(503, Some(odd)), Err((FailureKind::Unavailable, None)), "{odd}");
+            assert_eq!(
+                judged(503, Some(odd)),
+                Err((FailureKind::Unavailable, None)),
+                "{odd}"
+            );
         }
     }
 
@@ -339,7 +354,10 @@ mod tests {
         ] {
             let failure = sender.connect(&Url::parse(url).unwrap()).await.unwrap_err();
             let unknown = failure.problem == "its name could not be looked up";
-            assert!(failure.kind == FailureKind::Forbidden || unknown, "{url} {address}: {failure:?}");
+            assert!(
+                failure.kind == FailureKind::Forbidden || unknown,
+                "{url} {address}: {failure:?}"
+            );
         }
     }
 }

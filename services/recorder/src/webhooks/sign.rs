@@ -56,9 +56,19 @@ mod tests {
     fn it_is_the_published_example() {
         let secret = SigningSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let body = br#"{"test": 2432232314}"#;
-        let signed = signature(&[secret.clone()], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, body);
+        let signed = signature(
+            &[secret.clone()],
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            1_614_265_330,
+            body,
+        );
         assert_eq!(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
-        let both = signature(&[secret.clone(), secret], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, body);
+        let both = signature(
+            &[secret.clone(), secret],
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            1_614_265_330,
+            body,
+        );
         assert_eq!(both, format!("{signed} {signed}"));
     }
 
@@ -66,9 +76,18 @@ mod tests {
     fn a_secret_has_its_form() {
         let encode = |length| format!("whsec_{}", BASE64_STANDARD.encode(vec![7; length]));
         assert!(SigningSecret::parse(&encode(24)).is_some() && SigningSecret::parse(&encode(64)).is_some());
-        for bad in [encode(23), encode(65), "whsec_".to_owned(), BASE64_STANDARD.encode([7; 32]), "whsec_!".to_owned()] {
+        for bad in [
+            encode(23),
+            encode(65),
+            "whsec_".to_owned(),
+            BASE64_STANDARD.encode([7; 32]),
+            "whsec_!".to_owned(),
+        ] {
             assert!(SigningSecret::parse(&bad).is_none(), "{bad}");
         }
-        assert_eq!(format!("{:?}", SigningSecret::parse(&encode(32)).unwrap()), "<redacted>");
+        assert_eq!(
+            format!("{:?}", SigningSecret::parse(&encode(32)).unwrap()),
+            "<redacted>"
+        );
     }
 }

@@ -83,8 +83,13 @@ impl fmt::Debug for Url {
 
 /// Reads the whole setting; answers what is wrong, a line each.
 pub(super) fn parse(text: &str) -> Result<Vec<Arc<Target>>, Vec<String>> {
-    let document: Value = serde_json::from_str(text)
-        .map_err(|error| vec![format!("no JSON: line {}, column {}", error.line(), error.column())])?;
+    let document: Value = serde_json::from_str(text).map_err(|error| {
+        vec![format!(
+            "no JSON: line {}, column {}",
+            error.line(),
+            error.column()
+        )]
+    })?;
     let Value::Array(items) = document else {
         return Err(vec![
             "expected a JSON array of objects, one for each target".to_owned(),
@@ -166,7 +171,8 @@ impl<'a> Fields<'a> {
         let is_name = |name: &String| {
             let mut bytes = name.bytes();
             (1..=LONGEST_NAME).contains(&name.len())
-                && bytes.all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte))
+                && bytes
+                    .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte))
         };
         let name = self.text("name").filter(is_name);
         self.expect(
@@ -278,7 +284,8 @@ impl<'a> Fields<'a> {
     fn refuse_others(mut self) {
         for name in std::mem::take(&mut self.fields).keys() {
             // Even a name may be a secret that was put in the wrong place.
-            let known = name.len() <= LONGEST_NAME && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+            let known = name.len() <= LONGEST_NAME
+                && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
             let shown = if known { name } else { "a field" };
             self.refuse(
                 shown,
@@ -332,7 +339,8 @@ mod tests {
 
     #[test]
     fn what_is_left_out_has_a_default() {
-        let text = format!(r#"[{{"name":"crm","url":"https://crm.example.com/hooks?k=1","secrets":["{SECRET}"]}}]"#);
+        let text =
+            format!(r#"[{{"name":"crm","url":"https://crm.example.com/hooks?k=1","secrets":["{SECRET}"]}}]"#);
         let targets = parse(&text).unwrap();
         let target = &*targets[0];
         assert_eq!((&*target.url.host, target.url.port), ("crm.example.com", 443));
@@ -366,7 +374,10 @@ mod tests {
             "S3CRET",
             {"name":"a","url":"ftp://S3CRET/"}]"#;
         let problems = problems(text);
-        assert!(problems.iter().all(|problem| !problem.contains("S3CRET")), "{problems:#?}");
+        assert!(
+            problems.iter().all(|problem| !problem.contains("S3CRET")),
+            "{problems:#?}"
+        );
         for expected in [
             "target 1, name: expected up to 32",
             "target 1, url: expected https://",
@@ -381,7 +392,10 @@ mod tests {
             "target 3, url: expected",
             "target 3, secrets: missing",
         ] {
-            let found = problems.iter().filter(|problem| problem.starts_with(expected)).count();
+            let found = problems
+                .iter()
+                .filter(|problem| problem.starts_with(expected))
+                .count();
             assert_eq!(found, 1, "{expected}: {problems:#?}");
         }
     }
@@ -391,14 +405,18 @@ mod tests {
         assert_eq!(problems("{"), ["no JSON: line 1, column 1"]);
         assert!(problems("{}")[0].starts_with("expected a JSON array"));
         let target = format!(r#"{{"name":"a","url":"https://x/","secrets":["{SECRET}"]}}"#);
-        assert_eq!(problems(&format!("[{target},{target}]")), ["a: two targets have this name"]);
+        assert_eq!(
+            problems(&format!("[{target},{target}]")),
+            ["a: two targets have this name"]
+        );
         let many = vec![target; 17].join(",");
         assert_eq!(problems(&format!("[{many}]")), ["17 targets; at most 16"]);
     }
 
     #[test]
     fn nothing_secret_shows_in_debug() {
-        let text = format!(r#"[{{"name":"crm","url":"https://crm.example.com/s3cret","secrets":["{SECRET}"]}}]"#);
+        let text =
+            format!(r#"[{{"name":"crm","url":"https://crm.example.com/s3cret","secrets":["{SECRET}"]}}]"#);
         let shown = format!("{:?}", parse(&text).unwrap());
         assert_eq!(shown, "[Target(crm)]");
         assert_eq!(format!("{:?}", parse(&text).unwrap()[0].url), "<redacted>");
@@ -407,8 +425,19 @@ mod tests {
     #[test]
     fn a_url_is_taken_apart() {
         let url = Url::parse("http://[::1]:8080").unwrap();
-        assert_eq!((&*url.host, url.port, &*url.path, url.tls), ("::1", 8_080, "/", false));
-        for bad in ["", "x", "https://", "https://a@b/", "https://a/#b", "file:///etc/passwd", "https:///x"] {
+        assert_eq!(
+            (&*url.host, url.port, &*url.path, url.tls),
+            ("::1", 8_080, "/", false)
+        );
+        for bad in [
+            "",
+            "x",
+            "https://",
+            "https://a@b/",
+            "https://a/#b",
+            "file:///etc/passwd",
+            "https:///x",
+        ] {
             assert!(Url::parse(bad).is_none(), "{bad}");
         }
     }

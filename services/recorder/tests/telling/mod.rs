@@ -43,7 +43,7 @@ pub(crate) fn opens_of(email_id: &str, count: usize) -> Vec<Fact> {
 
 /// A database server for programs: they come by TCP or socket as anybody does.
 pub(crate) struct Stage {
-    _server: PrivatePostgres,
+    server: PrivatePostgres,
     database: TestDatabase,
 }
 
@@ -52,14 +52,16 @@ impl Stage {
         let server = PrivatePostgres::start().await;
         let database = server.database().await;
         migrate(database.url()).await;
-        Self {
-            _server: server,
-            database,
-        }
+        Self { server, database }
     }
 
     pub(crate) fn database(&self) -> &TestDatabase {
         &self.database
+    }
+
+    /// What the server has logged.
+    pub(crate) fn log(&self) -> String {
+        self.server.log()
     }
 
     pub(crate) fn pool(&self) -> Database {
@@ -204,7 +206,10 @@ impl Receiver {
     pub(crate) fn log(&self) -> Vec<Value> {
         let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap();
         let complete = log.rfind('\n').map_or("", |end| &log[..end]);
-        complete.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        complete
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     pub(crate) async fn kill(&mut self) {
