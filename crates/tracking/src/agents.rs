@@ -260,6 +260,19 @@ impl AgentClass {
         }
     }
 
+    /// Whether what is fetched this way comes from a provider's machines, whose address says nothing of where a reader is.
+    #[must_use]
+    pub const fn hides_reader(self) -> bool {
+        match self {
+            Self::GmailProxy
+            | Self::YahooProxy
+            | Self::MicrosoftProxy
+            | Self::MicrosoftScanner
+            | Self::ApplePrivacy => true,
+            Self::Browser | Self::MailClient | Self::SecurityScanner | Self::Bot | Self::Unknown => false,
+        }
+    }
+
     /// The agents of this class.
     pub fn agents(self) -> impl Iterator<Item = Agent> {
         Agent::ALL.into_iter().filter(move |agent| agent.class() == self)

@@ -1,5 +1,7 @@
 //! What is stored of a hit beyond what the pixel saw: how it compares to others, and what it tells of its reader.
 
+use std::sync::Arc;
+
 use tracking::{
     DedupKey, Hit, Rules, agent,
     agents::{Agent, Agents},
@@ -8,7 +10,7 @@ use tracking::{
 
 use crate::{
     device::{DeviceType, Devices},
-    geo::{Place, Places},
+    geo::{Geo, Place},
 };
 
 /// A hit with all that follows from it alone. Its verdict, which follows from its neighbours too, is found later.
@@ -46,18 +48,19 @@ impl DescribedHit {
 #[derive(Debug)]
 pub(crate) struct Describer {
     devices: Devices,
-    places: Option<Places>,
+    geo: Arc<Geo>,
     agents: Agents,
 }
 
 impl Describer {
-    /// Places stay unknown without a GeoIP database.
-    pub(crate) fn new(devices: Devices, places: Option<Places>, agents: Agents) -> Self {
-        Self {
-            devices,
-            places,
-            agents,
-        }
+    /// One that goes by these.
+    pub(crate) fn new(devices: Devices, geo: Arc<Geo>, agents: Agents) -> Self {
+        Self { devices, geo, agents }
+    }
+
+    /// The places.
+    pub(crate) fn geo(&self) -> &Arc<Geo> {
+        &self.geo
     }
 
     /// Describes one hit. A proxy's address and agent say where the proxy is and nothing about its reader.
@@ -68,16 +71,18 @@ impl Describer {
             Some(user_agent) if !by_proxy => self.devices.of(user_agent),
             _ => DeviceType::Other,
         };
-        let place = match &self.places {
-            Some(places) if !by_proxy => places.of(hit.client_address),
-            _ => Place::default(),
+        let agent = self.agents.of_hit(&hit);
+        let place = if by_proxy || agent.class().hides_reader() {
+            Place::default()
+        } else {
+            self.geo.of(hit.client_address)
         };
         DescribedHit {
             dedup_key: hit.dedup_key(),
             google_proxy: agent::is_google_proxy_hit(user_agent, hit.client_address),
             device,
             place,
-            agent: self.agents.of_hit(&hit),
+            agent,
             hit,
         }
     }
