@@ -3,8 +3,8 @@
 //! What it leaves behind is a function of the stored facts alone, whatever order, batches and recorders they came in:
 //!
 //! 1. [`verdicts`]: the batch is judged as if nothing were stored near it, which is nearly always so.
-//! 2. [`emails`]: the rows of the batch's emails are locked, in one order everywhere, and where that was so they are
-//!    counted. From here on nobody else can add facts to these emails.
+//! 2. [`emails`]: the rows of the batch's emails are locked, in one order everywhere. Their hits are counted, and where that
+//!    was so their opens too. From here on nobody else can add facts to these emails.
 //! 3. [`neighbours`]: for the other emails, what is stored around the new facts is read; facts already stored are found
 //!    among it. Those emails are judged again, and the stored hits whose verdict the new facts change.
 //! 4. [`marks`], [`hits`], [`verdicts`], [`counters`], [`revisions`]: the rest is written.
