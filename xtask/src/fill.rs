@@ -265,7 +265,9 @@ from (
       select n - case when n % 8 = 7 and n > {FIRST} then 1 else 0 end as source, n % 8 = 7 and n > {FIRST} as is_repeat
       from generate_series({FIRST}::bigint, {LAST}::bigint) as n
     ) as numbers
+    offset 0
   ) as chances
+  offset 0 -- or each use of a value computes it again
 ) as hits";
 
 /// The table is emptied in the same transaction, so that its new rows need not be logged; they come in the order in which
