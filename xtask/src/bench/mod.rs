@@ -3,6 +3,8 @@
 //! do not agree.
 
 mod backlog;
+mod compose;
+mod edge;
 mod flood;
 mod footprint;
 mod growth;
@@ -21,6 +23,7 @@ mod reader;
 mod reads;
 mod recorder;
 mod report;
+mod start;
 mod stats;
 mod steady;
 mod subject;
@@ -79,6 +82,10 @@ enum Name {
     Growth,
     /// What a load leaves to vacuum, and retention while hits are recorded.
     Upkeep,
+    /// The pixel by itself, through Caddy and through nginx. Needs Docker.
+    Edge,
+    /// Until everything answers, natively and by compose, and what the images weigh. Needs Docker.
+    Start,
     /// Memory of the services, idle and under load.
     Footprint,
 }
@@ -94,6 +101,8 @@ impl Name {
             Self::Visible => visible::measure(bench).await,
             Self::Growth => growth::measure(bench).await,
             Self::Upkeep => upkeep::measure(bench).await,
+            Self::Edge => edge::measure(bench).await,
+            Self::Start => start::measure(bench).await,
             Self::Footprint => footprint::measure(bench).await,
         }
     }
