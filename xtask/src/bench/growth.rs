@@ -16,7 +16,7 @@ use super::{
     reader::Reader,
     reads::{EMAILS, cursor_after, pages, unchanged},
     report::{Cell, Report, Table},
-    stats::{Rounds, Times, rate},
+    stats::{Rounds, Times},
 };
 use crate::{
     fill::{Filled, Filling, fill},
@@ -141,7 +141,6 @@ struct Grown {
     stack: Stack,
     filled: Filled,
     client: RecorderClient<Channel>,
-    reader: Reader,
     hits: NewHits,
     recorded: u64,
     _folder: tempfile::TempDir,
@@ -169,7 +168,6 @@ impl Grown {
         let recorder = format!("http://{}", stack.recorders[0].address);
         Ok(Self {
             client: RecorderClient::new(Channel::from_shared(recorder)?.connect().await?),
-            reader: Reader::connect(stack.dashboard.address).await?,
             hits: NewHits::of(&stack).await?,
             recorded: 0,
             stack,
@@ -197,16 +195,18 @@ impl Grown {
         let at_once = begun.elapsed() / u32::try_from(BATCHES)?;
         let email = format!("/dashboard/api/open-events?email_id={}", self.hits.recent[0]);
         let opens = "/dashboard/api/open-events?limit=100";
-        let later = cursor_after(&mut self.reader, opens, 10).await?;
+        // A connection of its own: the dashboard has ended one that nothing was asked on for long.
+        let mut reader = Reader::connect(self.stack.dashboard.address).await?;
+        let later = cursor_after(&mut reader, opens, 10).await?;
         let mut figures = vec![single.median(), single.permille(990), at_once];
         // A poll of a page costs what a poll of the complete list costs, as long as nothing has changed.
         figures.push(
-            unchanged(&mut self.reader, "/dashboard/api/emails?limit=1")
+            unchanged(&mut reader, "/dashboard/api/emails?limit=1")
                 .await?
                 .median(),
         );
         for target in [&format!("{EMAILS}?limit=100"), opens, &later, &email] {
-            figures.push(pages(&mut self.reader, target, PAGES).await?.median());
+            figures.push(pages(&mut reader, target, PAGES).await?.median());
         }
         Ok(figures)
     }

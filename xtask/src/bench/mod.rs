@@ -55,6 +55,9 @@ pub(crate) struct Options {
     /// How many hits `growth` stores beside a million: about 700 bytes of disk each.
     #[arg(long, default_value_t = 30_000_000)]
     hits: u32,
+    /// The folder of programs that are built already, such as another revision's; else they are built.
+    #[arg(long)]
+    programs: Option<PathBuf>,
     /// How long `upkeep` loads the database, in minutes.
     #[arg(long, default_value_t = 10)]
     minutes: u32,
@@ -135,7 +138,11 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         return as_it_is_shipped();
     }
     let folder = Path::new(ROOT).join("target/bench");
-    let programs = Programs::build(true)?.copied_to(folder.join("programs"))?;
+    let programs = match &options.programs {
+        Some(built) => Programs::built_in(built.clone()),
+        None => Programs::build(true)?,
+    };
+    let programs = programs.copied_to(folder.join("programs"))?;
     let names = if options.names.is_empty() {
         Name::value_variants().to_vec()
     } else {

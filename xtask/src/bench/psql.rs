@@ -47,7 +47,7 @@ pub(super) async fn stream_emails(stack: &Stack, file: &Path) -> anyhow::Result<
         .rev()
         .find_map(|line| line.strip_prefix("Time: "))
         .and_then(|rest| rest.split(' ').next()?.parse::<f64>().ok());
-    let millis = millis.with_context(|| "psql did not say how long it took")?;
+    let millis = millis.context("psql did not say how long it took")?;
     Ok(Duration::from_secs_f64(millis / 1e3))
 }
 

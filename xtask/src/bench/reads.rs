@@ -108,7 +108,8 @@ async fn list(bench: &Bench, subject: &Subject, emails: u32) -> anyhow::Result<V
         let read = reader.get(EMAILS, &[]).await?;
         cpu += cpu_time(id)?.saturating_sub(before);
         ensure!(read.status == 200, "the list has status {}", read.status);
-        (bytes, _) = (read.bytes, heads.push(read.head_after));
+        bytes = read.bytes;
+        heads.push(read.head_after);
         rounds.push((by_psql, read.took));
     }
     let peak = memory(id)?.peak;

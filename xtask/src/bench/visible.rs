@@ -25,8 +25,10 @@ use super::{
 use crate::{client, load::target};
 
 const PROBES: usize = 200;
+/// No more of them after this time: under load each may take long.
+const PROBING: Duration = Duration::from_secs(40);
 /// Between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(1);
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 const PATIENCE: Duration = Duration::from_mins(1);
 const EMAILS: u64 = 10_000;
 /// To find out what can be recorded.
@@ -130,8 +132,9 @@ impl Prober {
     }
 
     async fn probe(&mut self, count: usize) -> anyhow::Result<Times> {
+        let begun = Instant::now();
         let mut times = Vec::new();
-        for _ in 0..count {
+        while times.is_empty() || (times.len() < count && begun.elapsed() < PROBING) {
             times.push(self.one().await?);
             // So that the next one does not keep step with anything.
             sleep(Duration::from_millis(20 + self.sent * 37 % 80)).await;
