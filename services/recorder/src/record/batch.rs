@@ -8,7 +8,7 @@ use tracking::{
     verdicts::{HitKey, MarkKey},
 };
 
-use super::verdicts::Judged;
+use super::{emails::Standing, verdicts::Judged};
 use crate::describe::{DescribedHit, Describer};
 
 /// Facts to record in one transaction.
@@ -71,7 +71,7 @@ impl Batch {
     }
 
     /// What became of each fact given, in the order given.
-    pub(super) fn outcomes(&self, judged: &[Judged<'_>]) -> Vec<Outcome> {
+    pub(super) fn outcomes(&self, judged: &[Judged<'_>], standings: &[Standing]) -> Vec<Outcome> {
         let recorded: Vec<HashSet<FactKey>> = judged.iter().map(new_keys).collect();
         let is_new = |place: &Place| {
             !place.repeats
@@ -82,7 +82,9 @@ impl Batch {
         self.places
             .iter()
             .map(|place| {
-                if is_new(place) {
+                if standings.get(place.email) == Some(&Standing::Erased) {
+                    Outcome::Erased
+                } else if is_new(place) {
                     Outcome::Recorded
                 } else {
                     Outcome::AlreadyKnown

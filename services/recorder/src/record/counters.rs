@@ -92,7 +92,7 @@ pub(super) fn changes_near<'a>(standings: &[Standing], judged: &'a [Judged<'a>])
         .filter(|(_, judged)| !judged.new_hits.is_empty() || !judged.corrected.is_empty())
         .filter_map(|(standing, judged)| match standing {
             Standing::Near(known) => Some(change(known, judged)),
-            Standing::New | Standing::InOrder => None,
+            Standing::New | Standing::InOrder | Standing::Erased => None,
         })
         .collect()
 }

@@ -117,6 +117,8 @@ pub(super) enum Standing {
     InOrder,
     /// Something that is stored may matter. The row is locked, and nothing is counted.
     Near(KnownEmail),
+    /// There was none and will be none.
+    Erased,
 }
 
 /// What an email's row says before this batch.
