@@ -113,7 +113,7 @@ fn series(text: &str) -> BTreeSet<String> {
 
 /// The unit of a metric: part of its name, or the thing that is counted.
 fn unit(name: &str) -> &'static str {
-    const ENDINGS: [(&str, &str); 28] = [
+    const ENDINGS: [(&str, &str); 31] = [
         ("_seconds", "seconds"),
         ("_seconds_total", "seconds"),
         ("_bytes", "bytes"),
@@ -134,6 +134,9 @@ fn unit(name: &str) -> &'static str {
         ("_forward_errors_total", "batches"),
         ("_partitions_made_total", "partitions"),
         ("_removed_total", "months, marks or emails"),
+        ("_erased_total", "emails, hits or marks"),
+        ("_erasures_total", "erasures"),
+        ("_sessions_ended_total", "requests"),
         ("_upkeep_total", "rounds"),
         ("_rows_total", "rows"),
         ("_streams_total", "lists"),
