@@ -113,7 +113,7 @@ fn series(text: &str) -> BTreeSet<String> {
 
 /// The unit of a metric: part of its name, or the thing that is counted.
 fn unit(name: &str) -> &'static str {
-    const ENDINGS: [(&str, &str); 29] = [
+    const ENDINGS: [(&str, &str); 32] = [
         ("_seconds", "seconds"),
         ("_seconds_total", "seconds"),
         ("_bytes", "bytes"),
@@ -135,6 +135,9 @@ fn unit(name: &str) -> &'static str {
         ("_partitions_made_total", "partitions"),
         ("_geoip_refused", "files"),
         ("_removed_total", "months, marks or emails"),
+        ("_erased_total", "emails, hits or marks"),
+        ("_erasures_total", "erasures"),
+        ("_sessions_ended_total", "requests"),
         ("_upkeep_total", "rounds"),
         ("_rows_total", "rows"),
         ("_streams_total", "lists"),

@@ -7,6 +7,7 @@ mod addresses;
 mod describe;
 mod device;
 mod doctor;
+mod erase;
 mod geo;
 mod grpc;
 mod health;
@@ -17,6 +18,7 @@ mod reassess;
 mod record;
 mod retention;
 mod schema;
+mod sessions;
 mod settings;
 mod shards;
 mod steps;
@@ -39,6 +41,7 @@ use crate::{
 };
 pub use crate::{
     addresses::Shortened,
+    erase::{Erased, Erasure, Subject},
     geo::GeoDatabase,
     reassess::Reclassified,
     retention::Removed,
@@ -73,7 +76,9 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         .counting(&addresses::NAMES)
         .counting(&shards::NAMES)
         .counting(&steps::NAMES)
-        .counting(&reassess::NAMES);
+        .counting(&reassess::NAMES)
+        .counting(&erase::NAMES)
+        .counting(&sessions::NAMES);
     let schema = Arc::new(SchemaGate::new(database.clone()));
     let recorder = Recorder::new(
         database.clone(),

@@ -22,12 +22,12 @@ const DATABASE_PASSWORD: Setting = Setting::secret(
 const RECORDER_TOKEN: Setting = Setting::secret(
     "RECORDER_TOKEN",
     "",
-    "What pixels must say to be let in; required unless the recorder listens on loopback alone.",
+    "What pixels and dashboards must say to be let in; required unless the recorder listens on loopback alone.",
 );
 const RECORDER_TOKEN_PREVIOUS: Setting = Setting::secret(
     "RECORDER_TOKEN_PREVIOUS",
     "",
-    "Accepted as well, while pixels are given a new `RECORDER_TOKEN`.",
+    "Accepted as well, while pixels and dashboards are given a new `RECORDER_TOKEN`.",
 );
 const RECORDER_WORKERS: Setting = Setting::new(
     "RECORDER_WORKERS",
@@ -104,8 +104,8 @@ const MAX_DEDUP_WINDOW_MS: i64 = 24 * 60 * 60 * 1_000;
 const STATEMENT_TIMEOUT: &str = "30s";
 /// A recorder that stands still in a transaction would keep its emails from all others.
 const IDLE_IN_TRANSACTION_TIMEOUT: &str = "15s";
-/// Connections more than workers, so that readiness and upkeep never wait for a batch.
-const SPARE_CONNECTIONS: usize = 2;
+/// Connections more than workers, so that readiness, upkeep and what users ask never wait for a batch.
+const SPARE_CONNECTIONS: usize = 3;
 
 /// What the recorder goes by.
 #[derive(Clone, Debug)]

@@ -141,7 +141,7 @@ impl Work for FindShards<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{addresses, reassess, record, retention, steps};
+    use crate::{addresses, erase, reassess, record, retention, steps};
 
     /// How often a statement names a table of facts to read or change its rows. Its first line is its name.
     fn tables(statement: &str) -> usize {
@@ -166,6 +166,7 @@ mod tests {
             addresses::PER_EMAIL,
             reassess::PER_EMAIL,
             steps::PER_EMAIL,
+            erase::PER_EMAIL,
         ]
         .concat();
         for statement in statements {

@@ -5,6 +5,7 @@
 //! 1. [`verdicts`]: the batch is judged as if nothing were stored near it, which is nearly always so.
 //! 2. [`emails`]: the rows of the batch's emails are locked, in one order everywhere. Their hits are counted, and where that
 //!    was so their opens too. From here on nobody else can add facts to these emails.
+//!    [`erased`]: those never seen are added, unless they were erased.
 //! 3. [`neighbours`]: for the other emails, what is stored around the new facts is read; facts already stored are found
 //!    among it. Those emails are judged again, and the stored hits whose verdict the new facts change.
 //! 4. [`marks`], [`hits`], [`verdicts`], [`counters`], [`revisions`]: the rest is written.
@@ -15,6 +16,7 @@
 mod batch;
 mod counters;
 mod emails;
+mod erased;
 mod hits;
 mod marks;
 mod neighbours;
@@ -62,6 +64,7 @@ pub(crate) const NAME: &str = "record";
 #[cfg(test)]
 pub(crate) const PER_EMAIL: &[&str] = &[
     emails::COUNT,
+    erased::REMOVE,
     hits::STORED,
     marks::STORED,
     verdicts::CORRECT,
@@ -87,17 +90,19 @@ impl Work for Recording<'_> {
             .iter()
             .map(|judged| counters::change(&unknown, judged))
             .collect();
-        let standings = emails::count(tx, statements, batch, &changes, self.rules).await?;
+        let mut standings = emails::count(tx, statements, batch, &changes, self.rules).await?;
 
         let reach_ms = self.rules.reach_ms();
         let spans = &Spans::around(batch, &standings, reach_ms, |_| true);
         let spans_of_marks = &Spans::around(batch, &standings, reach_ms, |known| known.has_marks_near);
-        let (new_emails, stored_hits, stored_marks) = futures::try_join!(
+        let (added, erased, stored_hits, stored_marks) = futures::try_join!(
             emails::add(tx, statements, &changes, &standings),
+            erased::find(tx, statements, batch, &standings),
             hits::stored(tx, statements, batch, spans, self.rules),
             marks::stored(tx, statements, batch, spans_of_marks, self.rules),
         )?;
         drop(changes);
+        erased::refuse(tx, batch, &mut standings, &erased).await?;
         let neighbourhoods: Vec<Neighbourhood> = stored_hits
             .into_iter()
             .zip(stored_marks)
@@ -115,8 +120,8 @@ impl Work for Recording<'_> {
             revisions::raise(tx, statements, self, judged),
         )?;
         Ok(Recorded {
-            outcomes: batch.outcomes(judged),
-            new_emails,
+            outcomes: batch.outcomes(judged, &standings),
+            new_emails: added.saturating_sub(u64::try_from(erased.len()).unwrap_or(u64::MAX)),
             corrected: judged.iter().map(|email| email.corrected.len()).sum(),
         })
     }
