@@ -192,7 +192,7 @@ impl Writer {
     }
 
     /// Waits a little if the last sync has only just begun: what comes meanwhile shares the next one. A fast disk would
-    /// otherwise sync a few hits at a time, which costs more of the processor than all else about them.
+    /// otherwise sync a few hits at a time, and each sync has its price.
     fn keep_pace(&self) {
         if self.options.sync == SyncPolicy::Always
             && let Some(active) = &self.active
