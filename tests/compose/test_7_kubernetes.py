@@ -190,7 +190,7 @@ class Kubernetes(unittest.TestCase):
         ends = duration("crates/service-kit/src/tasks.rs", "ABORT_TIME")
         ends += duration("crates/service-kit/src/program.rs", "LEFTOVERS")
         ends += duration("crates/service-kit/src/telemetry/logging.rs", "LAST_TRACES")
-        look_up = duration("services/pixel/src/recorders.rs", "LOOK_UP_EVERY")
+        look_up = duration("crates/recorder-client/src/channel.rs", "LOOK_UP_EVERY")
         for objects in self.overlays():
             for service in SERVICES:
                 workload = self.pod_of(objects, service)
@@ -532,7 +532,7 @@ class Kubernetes(unittest.TestCase):
             self.assertEqual(len(set(ours)), len(ours))
             name_servers = [(dns, f"{kind} 53") for dns in ("dns", "node-dns") for kind in ("UDP", "TCP")]
             expected = {(name, *name_server) for name in ours for name_server in name_servers}
-            expected |= {("pixel", "recorder", "TCP 50051"), ("drain-spool", "recorder", "TCP 50051")}
+            expected |= {(who, "recorder", "TCP 50051") for who in ("pixel", "drain-spool", "dashboard")}
             expected |= {("ingress", "pixel", "TCP 8081"), ("ingress", "dashboard", "TCP 8082")}
             expected |= {("prometheus", service, "TCP 9090") for service in SERVICES}
             clients = [name for name in ours if name in ("recorder", "dashboard", "migrate", "backup")]

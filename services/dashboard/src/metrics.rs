@@ -24,6 +24,8 @@ pub(crate) enum Route {
     Search,
     /// Listening to changes.
     Live,
+    /// Erasing, and what was erased.
+    Erasures,
     /// Logging in and out.
     Session,
     /// One of the diagnostics.
@@ -37,11 +39,12 @@ pub(crate) enum Route {
 }
 
 impl Route {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Emails,
         Self::OpenEvents,
         Self::Search,
         Self::Live,
+        Self::Erasures,
         Self::Session,
         Self::Diagnostics,
         Self::Page,
@@ -59,6 +62,7 @@ impl Route {
             "/dashboard/api/open-events" => Self::OpenEvents,
             "/dashboard/api/v1/emails" => Self::Search,
             "/dashboard/api/v1/live" => Self::Live,
+            "/dashboard/api/v1/erasures" | "/dashboard/api/v1/erasures/preview" => Self::Erasures,
             "/dashboard/session" => Self::Session,
             "/dashboard/health" => Self::Health,
             "/metrics/gmail-proxy-latency" | "/metrics/suppress-signals" | "/metrics/suppression-debug" => {
@@ -67,6 +71,7 @@ impl Route {
             "/dashboard"
             | "/dashboard/"
             | "/dashboard/app.js"
+            | "/dashboard/erase.js"
             | "/dashboard/style.css"
             | "/dashboard/icon.svg" => Self::Page,
             _ => Self::Unknown,
@@ -79,6 +84,7 @@ impl Route {
             Self::OpenEvents => "open_events",
             Self::Search => "search",
             Self::Live => "live",
+            Self::Erasures => "erasures",
             Self::Session => "session",
             Self::Diagnostics => "diagnostics",
             Self::Page => "page",

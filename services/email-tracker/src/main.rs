@@ -25,6 +25,10 @@ use crate::commands::{Cli, Command};
 /// How the process calls itself in its own messages.
 const NAME: &str = "email-tracker";
 
+/// A hit makes and frees some thirty pieces of memory, some of them in another thread; this one is made for that.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

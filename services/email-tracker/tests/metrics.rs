@@ -113,7 +113,7 @@ fn series(text: &str) -> BTreeSet<String> {
 
 /// The unit of a metric: part of its name, or the thing that is counted.
 fn unit(name: &str) -> &'static str {
-    const ENDINGS: [(&str, &str); 31] = [
+    const ENDINGS: [(&str, &str); 35] = [
         ("_seconds", "seconds"),
         ("_seconds_total", "seconds"),
         ("_bytes", "bytes"),
@@ -133,7 +133,11 @@ fn unit(name: &str) -> &'static str {
         ("_batches_total", "batches"),
         ("_forward_errors_total", "batches"),
         ("_partitions_made_total", "partitions"),
+        ("_geoip_refused", "files"),
         ("_removed_total", "months, marks or emails"),
+        ("_erased_total", "emails, hits or marks"),
+        ("_erasures_total", "erasures"),
+        ("_sessions_ended_total", "requests"),
         ("_upkeep_total", "rounds"),
         ("_webhook_events_total", "events"),
         ("_webhook_events_pending", "events"),

@@ -7,6 +7,7 @@ mod addresses;
 mod describe;
 mod device;
 mod doctor;
+mod erase;
 mod geo;
 mod grpc;
 mod health;
@@ -17,6 +18,7 @@ mod reassess;
 mod record;
 mod retention;
 mod schema;
+mod sessions;
 mod settings;
 mod shards;
 mod steps;
@@ -40,6 +42,8 @@ use crate::{
 };
 pub use crate::{
     addresses::Shortened,
+    erase::{Erased, Erasure, Subject},
+    geo::GeoDatabase,
     reassess::Reclassified,
     retention::Removed,
     settings::{AGENT_NETWORKS, SETTINGS, Settings, read_agents},
@@ -73,8 +77,10 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         .counting(&addresses::NAMES)
         .counting(&shards::NAMES)
         .counting(&steps::NAMES)
-        .counting(&webhooks::names())
-        .counting(&reassess::NAMES);
+        .counting(&reassess::NAMES)
+        .counting(&erase::NAMES)
+        .counting(&sessions::NAMES)
+        .counting(&webhooks::names());
     let schema = Arc::new(SchemaGate::new(database.clone()));
     let recorder = Recorder::new(
         database.clone(),
@@ -129,6 +135,10 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
     if let Some(telling) = telling {
         tasks.spawn("webhooks", telling.run(patience));
     }
+    tasks.spawn(
+        "geoip",
+        geo::follow(recorder.geo(), recorder.metrics().clone(), stop.clone()),
+    );
     tasks.spawn("upkeep", upkeep::run(recorder, keeping, clock, stop.clone()));
     tasks.spawn(
         "grpc",

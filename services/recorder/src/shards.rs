@@ -141,7 +141,7 @@ impl Work for FindShards<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{addresses, reassess, record, retention, steps, webhooks};
+    use crate::{addresses, erase, reassess, record, retention, steps, webhooks};
 
     /// How often a statement names a table of facts to read or change its rows. Its first line is its name.
     fn tables(statement: &str) -> usize {
@@ -173,6 +173,7 @@ mod tests {
             reassess::PER_EMAIL,
             steps::PER_EMAIL,
             &webhooks::per_email(),
+            erase::PER_EMAIL,
         ]
         .concat();
         for statement in statements {

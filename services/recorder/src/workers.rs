@@ -6,8 +6,8 @@ use std::{
     fmt,
     hash::{DefaultHasher, Hash, Hasher},
     num::NonZeroUsize,
-    path::PathBuf,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use database::{Database, Error};
@@ -22,12 +22,14 @@ use crate::{
     describe::Describer,
     device::Devices,
     doctor,
-    geo::Places,
+    erase::{Erased, Eraser, Erasure, Subject},
+    geo::{Geo, GeoDatabase},
     metrics::Metrics,
     partitions::{Month, Partitions},
     reassess::{self, Reclassified},
     record::{Batch, Recording, is_missing_partition},
     retention::{self, Removed},
+    sessions,
     shards::{Layout, Shards},
     webhooks::{Outbox, Telling},
 };
@@ -45,8 +47,8 @@ pub struct RecorderConfig {
     pub workers: NonZeroUsize,
     /// What the operator set about verdicts.
     pub rules: Rules,
-    /// A MaxMind DB file that says where addresses are.
-    pub geoip_database: Option<PathBuf>,
+    /// What says where addresses are.
+    pub geoip_database: GeoDatabase,
 }
 
 struct Shared {
@@ -89,10 +91,11 @@ impl Recorder {
             rules,
             geoip_database,
         } = config;
-        let places = geoip_database.as_deref().map(Places::open).transpose()?;
-        let describer = Describer::new(Devices::new()?, places, rules.agents.clone());
+        let geo = Arc::new(Geo::open(geoip_database)?);
         let metrics = Metrics::new(meter);
+        metrics.geoip_taken_over(geo.built_at());
         metrics.workers(workers.get());
+        let describer = Describer::new(Devices::new()?, geo, rules.agents.clone());
         let workers = (0..workers.get())
             .map(|number| Worker {
                 writer: format!("{instance}/{number}"),
@@ -123,6 +126,11 @@ impl Recorder {
     /// The recorder's instruments.
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+
+    /// Where it looks places up.
+    pub(crate) fn geo(&self) -> Arc<Geo> {
+        Arc::clone(self.0.describer.geo())
     }
 
     /// Sees to it that hits of `months` find their partitions.
@@ -201,6 +209,46 @@ impl Recorder {
             most_steps,
         )
         .await
+    }
+
+    /// Erases `subject`, as much of it as `patience` allows: what is stored of it goes, and what comes of it later is refused.
+    ///
+    /// May be cut off and begun again anywhere. After an error part of it may be done.
+    pub async fn erase(
+        &self,
+        subject: &Subject,
+        now: Timestamp,
+        patience: Duration,
+    ) -> Result<Erasure, Error> {
+        let done = self.eraser().erase(subject, now, patience).await;
+        self.0.metrics.erasure(subject.kind(), done.is_ok());
+        if let Ok(done) = &done {
+            self.0.metrics.erased(done.erased);
+        }
+        done
+    }
+
+    /// Removes what was erased and is there nevertheless: because an erasure asked for before `before` was cut off, or an
+    /// older state of the database was restored. `None` if there is no reason to look.
+    pub async fn finish_erasures(&self, before: Timestamp, now: Timestamp) -> Result<Option<Erased>, Error> {
+        let erased = self.eraser().finish(before, now).await?;
+        self.0.metrics.erased(erased.unwrap_or_default());
+        Ok(erased)
+    }
+
+    fn eraser(&self) -> Eraser<'_> {
+        Eraser {
+            database: &self.0.database,
+            shards: &self.0.shards,
+            writer: &self.0.upkeep,
+        }
+    }
+
+    /// Ends all sessions of the dashboard that have begun before.
+    pub(crate) async fn end_sessions(&self, now: Timestamp) -> Result<(), Error> {
+        let ended = sessions::end(&self.0.database, now).await;
+        self.0.metrics.sessions_ended(ended.is_ok());
+        ended
     }
 
     /// Records `facts`, each of which has passed [`Fact::check`]; answers, after the commit, what became of each, in

@@ -31,6 +31,11 @@ pub(crate) const APP: Asset = Asset {
     content: include_str!("app.js"),
     content_type: "text/javascript; charset=utf-8",
 };
+/// How it erases.
+pub(crate) const ERASE: Asset = Asset {
+    content: include_str!("erase.js"),
+    content_type: "text/javascript; charset=utf-8",
+};
 /// How it looks.
 pub(crate) const STYLE: Asset = Asset {
     content: include_str!("style.css"),

@@ -5,7 +5,7 @@ use test_support::http::{Answer, Connection, Request, get};
 
 use crate::support::*;
 
-const PRIVATE: [&str; 9] = [
+const PRIVATE: [&str; 11] = [
     "/dashboard/api/emails",
     "/dashboard/api/open-events",
     "/metrics/gmail-proxy-latency",
@@ -13,6 +13,8 @@ const PRIVATE: [&str; 9] = [
     "/metrics/suppression-debug",
     "/dashboard/api/v1/emails",
     "/dashboard/api/v1/live",
+    "/dashboard/api/v1/erasures",
+    "/dashboard/api/v1/erasures/preview",
     "/dashboard/api/nothing",
     "/dashboard/api",
 ];
