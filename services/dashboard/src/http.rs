@@ -17,6 +17,7 @@ use axum::{
 };
 use database::{Database, Work};
 use futures::{StreamExt, stream};
+use recorder_client::Users;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::time::timeout_at;
@@ -26,6 +27,7 @@ use tracking::Clock;
 use crate::{
     api::{
         emails::Emails,
+        erasures,
         errors::ApiError,
         export::{self, Csv, Format},
         list::{self, List},
@@ -43,7 +45,7 @@ use crate::{
     live::{self, Live},
     metrics::{Metrics, Route, Shown},
     openapi,
-    page::{APP, Asset, EXPORT, ICON, INDEX, OPENAPI, STYLE},
+    page::{APP, Asset, ERASE, EXPORT, ICON, INDEX, OPENAPI, STYLE},
     session,
 };
 
@@ -70,7 +72,7 @@ const HEADERS: [(HeaderName, &str); 7] = [
     ),
 ];
 
-/// Of what is sent to log in, in bytes.
+/// Of what is sent to log in or to erase, in bytes.
 const LARGEST_BODY: usize = 16 << 10;
 /// Until a body is there.
 const LONGEST_BODY: Duration = Duration::from_secs(10);
@@ -94,6 +96,8 @@ pub(crate) struct Dashboard {
     pub(crate) live: Live,
     /// Whether machines' opens count.
     pub(crate) count_automated: bool,
+    /// Who does what users ask for, if anybody does.
+    pub(crate) recorder: Option<Users>,
     /// What it counts.
     pub(crate) metrics: Metrics,
 }
@@ -145,6 +149,16 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         ),
         endpoint("/dashboard/api/v1/live", get(live::listen), openapi::live),
         endpoint(
+            "/dashboard/api/v1/erasures",
+            get(erasures::show).post(erasures::erase),
+            openapi::erasures,
+        ),
+        endpoint(
+            "/dashboard/api/v1/erasures/preview",
+            get(erasures::preview),
+            openapi::erasure_preview,
+        ),
+        endpoint(
             "/dashboard/api/v1/openapi.json",
             get(openapi_document),
             openapi::this_document,
@@ -180,6 +194,7 @@ pub(crate) fn router(dashboard: Dashboard) -> Router {
     api.route("/dashboard", asset(INDEX))
         .route("/dashboard/", asset(INDEX))
         .route("/dashboard/app.js", asset(APP))
+        .route("/dashboard/erase.js", asset(ERASE))
         .route("/dashboard/export.js", asset(EXPORT))
         .route("/dashboard/style.css", asset(STYLE))
         .route("/dashboard/icon.svg", asset(ICON))
@@ -198,17 +213,18 @@ async fn guard(State(dashboard): State<Dashboard>, request: Request, next: Next)
     let route = Route::of(path);
     let is_private =
         path == "/dashboard/api" || path.starts_with("/dashboard/api/") || path.starts_with("/metrics/");
-    let is_refused =
-        is_private && !session::may_read(&dashboard.tokens, request.headers(), dashboard.clock.now());
-    let mut response = if is_refused {
-        let headers = request.headers();
-        let guesser = headers
-            .contains_key(TOKEN_HEADER)
-            .then(|| client_of(request.extensions(), headers));
-        slow_down(&dashboard, guesser).await;
-        ApiError::Unauthorized.into_response()
+    let admitted = if is_private {
+        session::may_read(&dashboard, request.headers()).await
     } else {
-        next.run(request.map(in_time)).await
+        Ok(())
+    };
+    let mut response = match admitted {
+        Ok(()) => next.run(request.map(in_time)).await,
+        Err(refusal) => {
+            let guesser = guesser(&refusal, &request);
+            slow_down(&dashboard, guesser).await;
+            refusal.into_response()
+        }
     };
     for (name, value) in HEADERS {
         response
@@ -220,6 +236,13 @@ async fn guard(State(dashboard): State<Dashboard>, request: Request, next: Next)
         .metrics
         .answered(route, response.status(), started.elapsed());
     response
+}
+
+/// Whose wrong token it is that the request is refused for, if that is why.
+fn guesser(refusal: &ApiError, request: &Request) -> Option<IpAddr> {
+    let headers = request.headers();
+    let is_wrong_token = matches!(refusal, ApiError::Unauthorized) && headers.contains_key(TOKEN_HEADER);
+    is_wrong_token.then(|| client_of(request.extensions(), headers))
 }
 
 /// Makes who shows one wrong token after the other wait for the answers.

@@ -1,4 +1,5 @@
-//! The dashboard: shows the recorded emails and opens to their sender. It only reads.
+//! The dashboard: shows the recorded emails and opens to their sender. It only reads; what a user changes, the recorder is
+//! asked to change.
 //!
 //! | asked for | answered in |
 //! | --- | --- |
@@ -9,6 +10,7 @@
 //! | `/dashboard/api/v1/emails` | `api::search`, streamed by `api::list` |
 //! | `/dashboard/api/v1/export/…` | `api::export`, streamed by `api::list` |
 //! | `/dashboard/api/v1/live` | `live` |
+//! | `/dashboard/api/v1/erasures` | `api::erasures` |
 //! | `/dashboard/api/v1/openapi.json` | `page`, from docs/openapi.json; `openapi` says what the dashboard adds to it |
 //! | `/dashboard/session` | `session` |
 //! | `/dashboard` and what it loads | `page` |
@@ -29,6 +31,7 @@ mod settings;
 
 use anyhow::Context;
 use database::{Database, Work as _};
+use recorder_client::Users;
 use service_kit::{
     Readiness, Secret, Surroundings, Tasks, admin,
     http::{Lanes, Limits},
@@ -36,6 +39,7 @@ use service_kit::{
 use tokio::runtime::Handle;
 
 use crate::{
+    api::erasures,
     auth::Tokens,
     diagnostics::{latency::ReadLatencies, signals::ReadSignals},
     failures::{Failures, Guesses},
@@ -73,8 +77,9 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         stop,
     } = surroundings;
     let config = settings.database.context("DATABASE_URL is not set")?;
-    let database =
-        Database::open(&config, metrics.meter())?.counting(&[ReadSignals::NAME, ReadLatencies::NAME]);
+    let database = Database::open(&config, metrics.meter())?
+        .counting(&[ReadSignals::NAME, ReadLatencies::NAME])
+        .counting(&erasures::NAMES);
     let health = Health::of(database.clone());
     let live = Live::new(stop.clone());
     let dashboard = Dashboard {
@@ -87,6 +92,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         guesses: Guesses::default(),
         live: live.clone(),
         count_automated: settings.count_automated,
+        recorder: settings.recorder.as_ref().map(Users::new),
     };
     if dashboard.tokens.is_empty() {
         tracing::warn!("DASHBOARD_TOKEN is not set: every request for data is refused");

@@ -28,6 +28,8 @@ pub(crate) enum Route {
     Live,
     /// The API's description.
     Document,
+    /// Erasing, and what was erased.
+    Erasures,
     /// Logging in and out.
     Session,
     /// One of the diagnostics.
@@ -41,13 +43,14 @@ pub(crate) enum Route {
 }
 
 impl Route {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Emails,
         Self::OpenEvents,
         Self::Search,
         Self::Export,
         Self::Live,
         Self::Document,
+        Self::Erasures,
         Self::Session,
         Self::Diagnostics,
         Self::Page,
@@ -67,6 +70,7 @@ impl Route {
             "/dashboard/api/v1/live" => Self::Live,
             "/dashboard/api/v1/openapi.json" => Self::Document,
             _ if path.starts_with("/dashboard/api/v1/export/") => Self::Export,
+            "/dashboard/api/v1/erasures" | "/dashboard/api/v1/erasures/preview" => Self::Erasures,
             "/dashboard/session" => Self::Session,
             "/dashboard/health" => Self::Health,
             "/metrics/gmail-proxy-latency" | "/metrics/suppress-signals" | "/metrics/suppression-debug" => {
@@ -76,6 +80,7 @@ impl Route {
             | "/dashboard/"
             | "/dashboard/app.js"
             | "/dashboard/export.js"
+            | "/dashboard/erase.js"
             | "/dashboard/style.css"
             | "/dashboard/icon.svg" => Self::Page,
             _ => Self::Unknown,
@@ -90,6 +95,7 @@ impl Route {
             Self::Export => "export",
             Self::Live => "live",
             Self::Document => "document",
+            Self::Erasures => "erasures",
             Self::Session => "session",
             Self::Diagnostics => "diagnostics",
             Self::Page => "page",

@@ -13,6 +13,7 @@ mod reclassify;
 mod restore;
 mod spool;
 mod up;
+mod webhooks;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,10 @@ use crate::commands::{Cli, Command};
 
 /// How the process calls itself in its own messages.
 const NAME: &str = "email-tracker";
+
+/// A hit makes and frees some thirty pieces of memory, some of them in another thread; this one is made for that.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -39,6 +44,7 @@ fn main() -> ExitCode {
         Command::Reclassify => reclassify::reclassify(),
         Command::Doctor(arguments) => doctor::doctor(arguments),
         Command::Spool(command) => spool::spool(command),
+        Command::Webhooks(command) => webhooks::webhooks(command),
         Command::Settings => {
             documentation::print();
             Ok(())

@@ -1,5 +1,5 @@
 //! What a person does, in a real browser against everything that `email-tracker up` starts: log in, search, filter, page,
-//! look at a timeline, see an open come in, download, log out.
+//! look at a timeline, see an open come in, download, erase, log out.
 
 #![allow(
     clippy::unwrap_used,
@@ -63,6 +63,7 @@ async fn a_person_finds_what_became_of_their_mails() {
     one_email_is_found(&browser).await;
     its_opens_come_in_live(&browser, &up).await;
     files_are_downloaded(&browser).await;
+    an_email_is_erased_for_good(&browser, &up).await;
     logging_out_closes_the_door(&browser, &origin).await;
     nothing_left_the_origin(&browser, &origin).await;
     drop(browser);
@@ -163,6 +164,43 @@ async fn downloaded(browser: &Browser, list: &str, day: &str, extension: &str) -
         .downloaded(&format!("email-tracker-{list}-{day}.{extension}"))
         .await;
     String::from_utf8(file).unwrap()
+}
+
+async fn an_email_is_erased_for_good(browser: &Browser, up: &Up) {
+    browser.type_into("#search", "person7@").await;
+    rows_are(browser, "emails", 1).await;
+    browser.click("#emails a").await;
+    browser.shows(&["Only email-7"]).await;
+    let enter = ENTER.to_string();
+    browser.type_into("#erase-one", &enter).await;
+    browser.shows(&["Everything about the recipient"]).await;
+    browser.type_into("#erase-email", &enter).await;
+    browser
+        .shows(&["This is about 1 email with 6 hits: the email email-7."])
+        .await;
+    browser.has_no_barrier("erase?").await;
+    browser.type_into("#erase-word", &format!("erase{ENTER}")).await;
+    browser.shows(&["Erased: 1 email with 6 hits."]).await;
+    browser.type_into("#erase-close", &enter).await;
+    browser.shows(&["No opens here yet."]).await;
+
+    // What still comes of it stays out: it is handed over before what comes of another one.
+    open(up, 7, FIREFOX).await;
+    open(up, EMAILS, FIREFOX).await;
+    let after = format!("email-{EMAILS}");
+    let emails = eventually("the email after it is recorded", async || {
+        let emails = up.emails().await;
+        emails
+            .iter()
+            .any(|email| email["email_id"] == after.as_str())
+            .then_some(emails)
+    })
+    .await;
+    assert_eq!(emails.len(), EMAILS, "one less, one more");
+    assert!(emails.iter().all(|email| email["email_id"] != "email-7"));
+    browser.click("#tab-emails").await;
+    browser.click("#email-filters [type=reset]").await;
+    browser.shows(&["person120@example.org"]).await;
 }
 
 async fn logging_out_closes_the_door(browser: &Browser, origin: &str) {

@@ -7,6 +7,7 @@ mod addresses;
 mod describe;
 mod device;
 mod doctor;
+mod erase;
 mod geo;
 mod grpc;
 mod health;
@@ -17,10 +18,12 @@ mod reassess;
 mod record;
 mod retention;
 mod schema;
+mod sessions;
 mod settings;
 mod shards;
 mod steps;
 mod upkeep;
+pub mod webhooks;
 mod workers;
 
 use std::{hash::BuildHasher, sync::Arc};
@@ -39,6 +42,8 @@ use crate::{
 };
 pub use crate::{
     addresses::Shortened,
+    erase::{Erased, Erasure, Subject},
+    geo::GeoDatabase,
     reassess::Reclassified,
     retention::Removed,
     settings::{AGENT_NETWORKS, SETTINGS, Settings, read_agents},
@@ -72,7 +77,10 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         .counting(&addresses::NAMES)
         .counting(&shards::NAMES)
         .counting(&steps::NAMES)
-        .counting(&reassess::NAMES);
+        .counting(&reassess::NAMES)
+        .counting(&erase::NAMES)
+        .counting(&sessions::NAMES)
+        .counting(&webhooks::names());
     let schema = Arc::new(SchemaGate::new(database.clone()));
     let recorder = Recorder::new(
         database.clone(),
@@ -84,6 +92,15 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         },
         metrics.meter(),
     )?;
+    let telling = settings.webhooks.start(
+        database.clone(),
+        Arc::clone(&clock),
+        metrics.meter(),
+        stop.clone(),
+    )?;
+    if let Some(telling) = &telling {
+        recorder.tell(telling);
+    }
     let range = Range::new(settings.retention_days);
     let addresses = Addresses::new(settings.anonymize_days);
     let keeping = Keeping {
@@ -102,6 +119,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
     );
 
     let (reporter, health) = tonic_health::server::health_reporter();
+    let patience = settings.common.grace.mul_f32(0.8);
     let mut tasks = Tasks::new(&stop, settings.common.grace);
     tasks.spawn(
         "admin",
@@ -114,6 +132,13 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         ),
     );
     tasks.spawn("health", health::report(schema, reporter, stop.clone()));
+    if let Some(telling) = telling {
+        tasks.spawn("webhooks", telling.run(patience));
+    }
+    tasks.spawn(
+        "geoip",
+        geo::follow(recorder.geo(), recorder.metrics().clone(), stop.clone()),
+    );
     tasks.spawn("upkeep", upkeep::run(recorder, keeping, clock, stop.clone()));
     tasks.spawn(
         "grpc",
@@ -122,7 +147,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
             service.behind(authentication),
             health,
             stop.clone(),
-            settings.common.grace.mul_f32(0.8),
+            patience,
         ),
     );
     let ended = tasks.finish().await;

@@ -4,6 +4,10 @@ use std::process::ExitCode;
 
 use service_kit::Program;
 
+/// A hit makes and frees some thirty pieces of memory, some of them in another thread; this one is made for that.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     Program {
         name: recorder::NAME,

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use opentelemetry::{
     KeyValue,
-    metrics::{Counter, Histogram, Meter, UpDownCounter},
+    metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter},
 };
 use recorder_api::Outcome;
 use tonic::Code;
 
-use crate::{retention::Removed, upkeep::Task};
+use crate::{erase::Erased, retention::Removed, upkeep::Task};
 
 /// From one fast batch to one that waits for locks.
 const SECONDS: [f64; 12] = [
@@ -38,9 +38,14 @@ pub(crate) struct Metrics {
     corrected: Counter<u64>,
     partitions_made: Counter<u64>,
     removed: Counter<u64>,
+    erasures: Counter<u64>,
+    erased: Counter<u64>,
+    sessions_ended: Counter<u64>,
     upkeep: Counter<u64>,
     workers: UpDownCounter<i64>,
     workers_busy: UpDownCounter<i64>,
+    geoip_built: Gauge<u64>,
+    geoip_refused: Gauge<u64>,
 }
 
 impl Metrics {
@@ -102,6 +107,21 @@ impl Metrics {
                 "",
                 "What retention has removed, by kind",
             ),
+            erasures: counter(
+                "email_tracker.recorder.erasures",
+                "",
+                "Erasures that users have asked for, by what they named and by how they ended",
+            ),
+            erased: counter(
+                "email_tracker.recorder.erased",
+                "",
+                "What erasures have removed, by kind",
+            ),
+            sessions_ended: counter(
+                "email_tracker.recorder.sessions.ended",
+                "",
+                "Requests to end all sessions of the dashboard, by how they ended",
+            ),
             upkeep: counter(
                 "email_tracker.recorder.upkeep",
                 "",
@@ -115,6 +135,18 @@ impl Metrics {
                 "email_tracker.recorder.workers.busy",
                 "Workers in a transaction now",
             ),
+            geoip_built: meter
+                .u64_gauge("email_tracker.recorder.geoip.built.timestamp")
+                .with_unit("s")
+                .with_description("When the GeoIP database in use was built; 0 if there is none")
+                .build(),
+            geoip_refused: meter
+                .u64_gauge("email_tracker.recorder.geoip.refused")
+                .with_unit("{file}")
+                .with_description(
+                    "1 while the file at GEOIP_DATABASE cannot be read, and the one before it is in use",
+                )
+                .build(),
         };
         metrics.start_at_zero();
         metrics
@@ -131,6 +163,13 @@ impl Metrics {
             counter.add(0, &[]);
         }
         self.removed(Removed::default());
+        self.erased(Erased::default());
+        for succeeded in [true, false] {
+            for kind in ["email", "recipient"] {
+                self.erasures.add(0, &erasure_labels(kind, succeeded));
+            }
+            self.sessions_ended.add(0, &[outcome_label(succeeded)]);
+        }
         for task in Task::ALL {
             for succeeded in [true, false] {
                 self.upkeep.add(0, &upkeep_labels(task, succeeded));
@@ -181,9 +220,38 @@ impl Metrics {
         }
     }
 
+    /// A user has asked to erase something of this kind.
+    pub(crate) fn erasure(&self, kind: &'static str, succeeded: bool) {
+        self.erasures.add(1, &erasure_labels(kind, succeeded));
+    }
+
+    /// Erasures have removed this.
+    pub(crate) fn erased(&self, erased: Erased) {
+        let Erased { emails, hits, marks } = erased;
+        for (kind, count) in [("email", emails), ("hit", hits), ("mark", marks)] {
+            self.erased.add(count, &[KeyValue::new("kind", kind)]);
+        }
+    }
+
+    /// A user has asked to end all sessions.
+    pub(crate) fn sessions_ended(&self, succeeded: bool) {
+        self.sessions_ended.add(1, &[outcome_label(succeeded)]);
+    }
+
     /// A task of upkeep is done, or has failed.
     pub(crate) fn kept_up(&self, task: Task, succeeded: bool) {
         self.upkeep.add(1, &upkeep_labels(task, succeeded));
+    }
+
+    /// The GeoIP database in use is a good one, built then.
+    pub(crate) fn geoip_taken_over(&self, built_at: u64) {
+        self.geoip_built.record(built_at, &[]);
+        self.geoip_refused.record(0, &[]);
+    }
+
+    /// There is a GeoIP database that cannot be read.
+    pub(crate) fn geoip_refused(&self) {
+        self.geoip_refused.record(1, &[]);
     }
 
     /// This recorder has `count` workers more.
@@ -208,11 +276,15 @@ impl Drop for BusyWorker<'_> {
 }
 
 fn upkeep_labels(task: Task, succeeded: bool) -> [KeyValue; 2] {
-    let outcome = if succeeded { "ok" } else { "error" };
-    [
-        KeyValue::new("task", task.as_str()),
-        KeyValue::new("outcome", outcome),
-    ]
+    [KeyValue::new("task", task.as_str()), outcome_label(succeeded)]
+}
+
+fn erasure_labels(kind: &'static str, succeeded: bool) -> [KeyValue; 2] {
+    [KeyValue::new("kind", kind), outcome_label(succeeded)]
+}
+
+fn outcome_label(succeeded: bool) -> KeyValue {
+    KeyValue::new("outcome", if succeeded { "ok" } else { "error" })
 }
 
 fn number(count: usize) -> u64 {

@@ -12,7 +12,7 @@ use crate::{
     partitions::{DropPartition, Month, Months},
     record,
     shards::{Layout, Shards},
-    steps,
+    steps, webhooks,
 };
 
 /// Rows that one transaction removes.
@@ -127,6 +127,7 @@ async fn remove_emails(
     writer: &str,
     before: Timestamp,
 ) -> Result<u64, Error> {
+    let layout = shards.layout(database).await?;
     let mut removed = 0;
     let mut after = None;
     loop {
@@ -137,6 +138,7 @@ async fn remove_emails(
                 email_ids,
                 before,
                 writer,
+                layout,
             };
             removed += database.transact(&remove).await?;
         }
@@ -272,6 +274,7 @@ struct RemoveEmails<'a> {
     email_ids: &'a [String],
     before: Timestamp,
     writer: &'a str,
+    layout: Layout,
 }
 
 impl Work for RemoveEmails<'_> {
@@ -287,6 +290,7 @@ impl Work for RemoveEmails<'_> {
             .await
             .in_statement(Self::NAME)?;
         if removed > 0 {
+            webhooks::forget(tx, self.layout, &email_ids).await?;
             record::raise_revision(tx, self.writer).await?;
         }
         Ok(removed)

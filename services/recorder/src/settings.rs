@@ -1,10 +1,13 @@
 //! What the operator sets.
 
-use std::{collections::BTreeSet, num::NonZeroUsize, path::PathBuf};
+use std::{collections::BTreeSet, num::NonZeroUsize, path::Path};
 
 use database::{Config, Session};
 use service_kit::{Common, Reader, Secret, Setting};
 use tracking::{Rules, agents::Agents};
+
+use crate::geo::GeoDatabase;
+use crate::webhooks::{self, Webhooks};
 
 const DATABASE_URL: Setting = Setting::secret(
     "DATABASE_URL",
@@ -20,12 +23,12 @@ const DATABASE_PASSWORD: Setting = Setting::secret(
 const RECORDER_TOKEN: Setting = Setting::secret(
     "RECORDER_TOKEN",
     "",
-    "What pixels must say to be let in; required unless the recorder listens on loopback alone.",
+    "What pixels and dashboards must say to be let in; required unless the recorder listens on loopback alone.",
 );
 const RECORDER_TOKEN_PREVIOUS: Setting = Setting::secret(
     "RECORDER_TOKEN_PREVIOUS",
     "",
-    "Accepted as well, while pixels are given a new `RECORDER_TOKEN`.",
+    "Accepted as well, while pixels and dashboards are given a new `RECORDER_TOKEN`.",
 );
 const RECORDER_WORKERS: Setting = Setting::new(
     "RECORDER_WORKERS",
@@ -60,8 +63,8 @@ const ANONYMIZE_DAYS: Setting = Setting::new(
 );
 const GEOIP_DATABASE: Setting = Setting::new(
     "GEOIP_DATABASE",
-    "",
-    "A MaxMind DB (`.mmdb`) file of cities or countries; unset: places stay unknown.",
+    "the countries shipped with it",
+    "A MaxMind DB (`.mmdb`) file of cities or countries, taken over anew when it is replaced; `off`: places stay unknown.",
 );
 
 /// Whose networks tell agents, where the operator says.
@@ -80,7 +83,7 @@ const BURST_MAILS: Setting = Setting::new(
 );
 
 /// The recorder's own settings, for the table in the documentation.
-pub const SETTINGS: [Setting; 13] = [
+pub const SETTINGS: [Setting; 15] = [
     DATABASE_URL,
     DATABASE_PASSWORD,
     RECORDER_TOKEN,
@@ -94,6 +97,8 @@ pub const SETTINGS: [Setting; 13] = [
     GEOIP_DATABASE,
     AGENT_NETWORKS,
     BURST_MAILS,
+    webhooks::SETTINGS[0],
+    webhooks::SETTINGS[1],
 ];
 
 /// More than this and every hit of a day would be one reader's.
@@ -102,8 +107,8 @@ const MAX_DEDUP_WINDOW_MS: i64 = 24 * 60 * 60 * 1_000;
 const STATEMENT_TIMEOUT: &str = "30s";
 /// A recorder that stands still in a transaction would keep its emails from all others.
 const IDLE_IN_TRANSACTION_TIMEOUT: &str = "15s";
-/// Connections more than workers, so that readiness and upkeep never wait for a batch.
-const SPARE_CONNECTIONS: usize = 2;
+/// Connections more than workers, so that readiness, upkeep and what users ask never wait for a batch.
+const SPARE_CONNECTIONS: usize = 3;
 
 /// What the recorder goes by.
 #[derive(Clone, Debug)]
@@ -125,7 +130,9 @@ pub struct Settings {
     /// Days after which addresses are shortened.
     pub anonymize_days: Option<u32>,
     /// Where addresses are.
-    pub geoip_database: Option<PathBuf>,
+    pub geoip_database: GeoDatabase,
+    /// Whom to tell of opens.
+    pub webhooks: Webhooks,
 }
 
 impl Settings {
@@ -151,8 +158,9 @@ impl Settings {
         }
         let defaults = Rules::default();
         let workers = reader.number(&RECORDER_WORKERS, 2_usize, 1, 64);
+        let webhooks = Webhooks::read(reader);
         Self {
-            database: read_database(reader, workers),
+            database: read_database(reader, workers + webhooks.connections()),
             tokens: token.into_iter().chain(previous).collect(),
             workers: NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN),
             rules: Rules {
@@ -175,7 +183,12 @@ impl Settings {
             retention_days: read_days(reader, &RETENTION_DAYS),
             keep_counts: reader.word(&KEEP_COUNTS, false, &[("true", true), ("false", false)]),
             anonymize_days: read_days(reader, &ANONYMIZE_DAYS),
-            geoip_database: reader.path(&GEOIP_DATABASE),
+            geoip_database: match reader.path(&GEOIP_DATABASE) {
+                None => GeoDatabase::Shipped,
+                Some(off) if off == Path::new("off") => GeoDatabase::Off,
+                Some(path) => GeoDatabase::File(path),
+            },
+            webhooks,
             common,
         }
     }
@@ -205,7 +218,7 @@ fn read_hosts(reader: &mut Reader, default: BTreeSet<String>) -> BTreeSet<String
     reader.hosts(&COMPOSE_WINDOW_HOSTS, default)
 }
 
-fn read_database(reader: &mut Reader, workers: usize) -> Option<Config> {
+fn read_database(reader: &mut Reader, connections: usize) -> Option<Config> {
     let password = reader.secret(&DATABASE_PASSWORD);
     let Some(url) = reader.secret(&DATABASE_URL) else {
         reader.refuse(
@@ -219,7 +232,7 @@ fn read_database(reader: &mut Reader, workers: usize) -> Option<Config> {
             config
                 .password(password.as_ref().map(Secret::expose))
                 .application_name("recorder")
-                .pool_size(workers + SPARE_CONNECTIONS)
+                .pool_size(connections + SPARE_CONNECTIONS)
                 .session(
                     Session::recorder()
                         .set("statement_timeout", STATEMENT_TIMEOUT)
@@ -256,7 +269,8 @@ mod tests {
         let settings = read(&[URL]).unwrap();
         assert_eq!(settings.rules, Rules::default());
         assert_eq!(settings.workers.get(), 2);
-        assert_eq!((settings.retention_days, settings.geoip_database), (None, None));
+        assert_eq!(settings.retention_days, None);
+        assert_eq!(settings.geoip_database, GeoDatabase::Shipped);
         assert_eq!(settings.common.listen.to_string(), "127.0.0.1:50051");
         assert_eq!(settings.common.admin.to_string(), "127.0.0.1:9083");
     }

@@ -1,14 +1,16 @@
 //! What each path answers to whom.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::{parameters_of, with};
+use super::{parameter, parameters_of, with};
 use crate::{
     api::{
         emails::Emails,
+        erasures::{MOST_SHOWN, Wish},
         export::{Csv, Json},
         list::List,
         open_events::OpenEvents,
+        parameters::Parameters,
         search::Search,
     },
     session::CSRF_HEADER,
@@ -35,6 +37,24 @@ fn read(operation_id: &str, summary: &str, mut responses: Value, failures: &[(&s
         "summary": summary,
         "security": [{"token": []}, {"session": []}],
         "responses": responses,
+    })
+}
+
+/// What is sent as JSON.
+fn body(schema: &str) -> Value {
+    json!({"required": true, "content": {JSON: {"schema": reference("schemas", schema)}}})
+}
+
+fn failure(description: &str) -> Value {
+    success(description, JSON, &reference("schemas", "Failure"))
+}
+
+/// What is answered to bodies that cannot be read.
+fn refused_bodies() -> Value {
+    json!({
+        "400": failure("The body is not what it must be, or did not come."),
+        "413": failure("The body is too large."),
+        "415": failure("The body is not application/json."),
     })
 }
 
@@ -210,7 +230,63 @@ pub(crate) fn this_document() -> Value {
     );
     let unchanged = json!({"description": "The client holds it already."});
     let responses = json!({"200": document, "304": unchanged});
-    json!({"get": read("openapi", "This document", responses, &[("401", "Unauthorized")])})
+    json!({"get": read("openapi", "This document", responses, &OF_READS)})
+}
+
+pub(crate) fn erasures() -> Value {
+    let list = json!({
+        "type": "object",
+        "required": ["ok", "items"],
+        "properties": {
+            "ok": {"type": "boolean", "enum": [true]},
+            "items": {"type": "array", "maxItems": MOST_SHOWN, "items": reference("schemas", "Erasure")},
+        },
+    });
+    let found = success("The latest hundred.", JSON, &list);
+    let summary = "What was erased when, the latest first; whose it was is not kept";
+    let shown = read("listErasures", summary, json!({"200": found}), &OF_READS);
+
+    let done = success("What was erased.", JSON, &reference("schemas", "Erased"));
+    let mut responses = with(refused_bodies(), "200", done);
+    let retry = json!({
+        "schema": {"type": "integer", "minimum": 1},
+        "description": "Seconds. There if the recorder or the database is away, and not if somebody has to set it up.",
+    });
+    let away = failure(
+        "The recorder or the database is away, no recorder is set up, or it refuses the dashboard. Part of it may be done; \
+         it may be asked for again.",
+    );
+    responses = with(
+        responses,
+        "503",
+        with(away, "headers", json!({"Retry-After": retry})),
+    );
+    let refusals = [("401", "Unauthorized"), ("403", "Forbidden")];
+    let mut erased = read(
+        "erase",
+        "Erases an email, or all emails to an address, for good",
+        responses,
+        &refusals,
+    );
+    erased = with(erased, "requestBody", body("ErasureRequest"));
+    let token = json!({
+        "name": CSRF_HEADER, "in": "header", "schema": {"type": "string"},
+        "description": "The session's `csrf_token`; with the header of the dashboard's token it is not needed.",
+    });
+    json!({"get": shown, "post": with(erased, "parameters", json!([token]))})
+}
+
+pub(crate) fn erasure_preview() -> Value {
+    let found = success("As of now.", JSON, &reference("schemas", "ErasureAmount"));
+    let operation = read(
+        "previewErasure",
+        "How much would be erased; one of the parameters must be given, and not both",
+        json!({"200": found}),
+        &OF_LISTS,
+    );
+    let asked = Parameters::asked_by(Wish::read);
+    let parameters: Vec<Value> = asked.into_iter().map(parameter).collect();
+    json!({"get": with(operation, "parameters", parameters.into())})
 }
 
 fn diagnostic(operation_id: &str, summary: &str, schema: &str) -> Value {
@@ -253,45 +329,51 @@ pub(crate) fn session() -> Value {
     let cookie = json!({"Set-Cookie": {"required": true, "schema": {"type": "string"},
                                              "description": "The session, for the browser alone."}});
     let begun = with(opened.clone(), "headers", cookie);
-    let ended = json!({"type": "object", "required": ["ok"], "properties": {"ok": {"type": "boolean", "enum": [true]}}});
-    let refused = |status: &str, description: &str| {
-        let failure = success(description, JSON, &reference("schemas", "Failure"));
-        (status.to_owned(), failure)
-    };
-    let mut of_log_in = Map::from_iter([
-        refused("400", "The body is not what it must be, or did not come."),
-        refused("413", "The body is too large."),
-        refused("415", "The body is not application/json."),
-    ]);
-    of_log_in.insert("200".into(), begun);
+    let ended = json!({
+        "type": "object",
+        "required": ["ok", "all_sessions_ended"],
+        "properties": {
+            "ok": {"type": "boolean", "enum": [true]},
+            "all_sessions_ended": {
+                "type": "boolean",
+                "description": "Whether those of everybody are; false without a recorder, or if it is away.",
+            },
+        },
+    });
+    let mut of_log_in = with(refused_bodies(), "200", begun);
     for (status, name) in [
         ("401", "Unauthorized"),
         ("403", "Forbidden"),
         ("429", "TooManyFailures"),
+        ("503", "Unavailable"),
     ] {
-        of_log_in.insert(status.into(), reference("responses", name));
+        of_log_in = with(of_log_in, status, reference("responses", name));
     }
-    let of_a_session = |success: Value| json!({"200": success, "401": reference("responses", "Unauthorized"), "403": reference("responses", "Forbidden")});
+    let of_a_session = |success: Value| {
+        json!({
+            "200": success,
+            "401": reference("responses", "Unauthorized"),
+            "403": reference("responses", "Forbidden"),
+        })
+    };
+    let of_the_one_shown = with(of_a_session(opened), "503", reference("responses", "Unavailable"));
     json!({
         "post": {
             "operationId": "logIn",
             "summary": "Gives a session for the token",
             "security": [],
-            "requestBody": {
-                "required": true,
-                "content": {JSON: {"schema": reference("schemas", "Credentials")}},
-            },
+            "requestBody": body("Credentials"),
             "responses": of_log_in,
         },
         "get": {
             "operationId": "showSession",
             "summary": "The session that the cookie is of",
             "security": [{"session": []}],
-            "responses": of_a_session(opened),
+            "responses": of_the_one_shown,
         },
         "delete": {
             "operationId": "logOut",
-            "summary": "Takes the cookie away",
+            "summary": "Takes the cookie away, and ends all sessions if there is a recorder",
             "security": [{"session": []}],
             "parameters": [{
                 "name": CSRF_HEADER, "in": "header", "required": true, "schema": {"type": "string"},

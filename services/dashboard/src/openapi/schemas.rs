@@ -1,7 +1,10 @@
 //! What single fields may hold, where their types do not say it, and the names of all schemas.
 
 use serde_json::{Map, Value, json};
-use tracking::agents::AgentClass;
+use tracking::{
+    agents::AgentClass,
+    token::{MAX_FIELD_BYTES, MAX_RECIPIENT_BYTES},
+};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{
@@ -11,7 +14,7 @@ use utoipa::{
 };
 
 use crate::{
-    api::{emails, errors::Failure, list::IsoTime, open_events},
+    api::{emails, erasures, errors::Failure, list::IsoTime, open_events},
     diagnostics::{
         latency::Latencies,
         signals::{SuppressSignals, SuppressionDebug},
@@ -24,11 +27,17 @@ const TIME_PATTERN: &str = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$";
 /// IPv4, or IPv6 as RFC 5952 writes it.
 const ADDRESS_PATTERN: &str = r"^(\d{1,3}(\.\d{1,3}){3}|[0-9a-f:]*:[0-9a-f:.]*)$";
 
+/// As PostgreSQL writes them.
+const UUID_PATTERN: &str = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$";
+
 /// All that answers and bodies are made of.
 pub(super) fn all() -> Map<String, Value> {
     let mut schemas = Vec::new();
     add::<emails::Item<'_>>(&mut schemas);
     add::<open_events::Item<'_>>(&mut schemas);
+    add::<erasures::Amount>(&mut schemas);
+    add::<erasures::Done>(&mut schemas);
+    add::<erasures::Item>(&mut schemas);
     add::<Failure>(&mut schemas);
     add::<Latencies>(&mut schemas);
     add::<SuppressSignals>(&mut schemas);
@@ -39,7 +48,33 @@ pub(super) fn all() -> Map<String, Value> {
     schemas
         .into_iter()
         .map(|(name, schema)| (name, json!(schema)))
+        .chain([("ErasureRequest".to_owned(), erasure_request())])
         .collect()
+}
+
+/// The one or the other, and not both.
+fn erasure_request() -> Value {
+    let of = |name: &str, other: &str, schema: Value| {
+        json!({
+            "type": "object",
+            "required": [name],
+            "properties": {name: schema, other: {"type": "null"}},
+        })
+    };
+    // Bounds in bytes, of which a character has at least one.
+    let email_id = json!({
+        "type": "string", "minLength": 1, "maxLength": MAX_FIELD_BYTES, "pattern": "^[^\\x00]*$",
+        "description": "The email with this id.",
+    });
+    let recipient = json!({
+        "type": "string", "minLength": 1, "maxLength": MAX_RECIPIENT_BYTES,
+        "pattern": "^[^\\x00,]*[^\\x00,\\s][^\\x00,]*$",
+        "description": "All emails that have this address among their comma-separated ones, in any case.",
+    });
+    json!({
+        "description": "What is to be erased.",
+        "oneOf": [of("email_id", "recipient", email_id), of("recipient", "email_id", recipient)],
+    })
 }
 
 /// With all that it refers to.
@@ -86,6 +121,18 @@ pub(crate) fn confidence() -> Object {
 
 pub(crate) fn status() -> Object {
     words(["ok", "unavailable"])
+}
+
+pub(crate) fn erasure_kind() -> Object {
+    words(["email", "recipient", "restore"])
+}
+
+pub(crate) fn uuid() -> Object {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(SchemaFormat::Custom("uuid".into())))
+        .pattern(Some(UUID_PATTERN))
+        .build()
 }
 
 pub(crate) fn suppression_reason() -> Object {

@@ -1,7 +1,8 @@
 // The dashboard page: lists emails and opens, and keeps them fresh by asking for what changed.
 // Everything that comes from outside is put into the page as text, never as markup.
 
-import { offerExport } from "./export.js";
+import { offerErasing, setUpErasing, stopErasing } from "/dashboard/erase.js";
+import { offerExport } from "/dashboard/export.js";
 
 const PAGE_ROWS = 50;
 const REFRESH_MS = 10_000;
@@ -43,13 +44,15 @@ async function openSession(request = {}) {
   if (response.status === 401) return false;
   const body = await response.json();
   if (!response.ok) throw new Error(body.error ?? `The server answered ${response.status}`);
-  session = { csrf: body.csrf_token };
+  session = { csrf: body.csrf_token, canErase: body.can_erase };
   listen();
   return true;
 }
 
 function askForToken(problem = "") {
   session = null;
+  stopErasing();
+  offerErasing(false);
   hush();
   stop();
   for (const list of Object.values(lists)) list.forget();
@@ -83,7 +86,8 @@ async function signOut() {
     const request = { method: "DELETE", headers: { "X-CSRF-Token": session?.csrf ?? "" } };
     const response = await fetch(SESSION, request);
     if (!response.ok && response.status !== 401) throw new Error(`The server answered ${response.status}`);
-    askForToken();
+    const { all_sessions_ended: everywhere } = response.ok ? await response.json() : { all_sessions_ended: true };
+    askForToken(everywhere ? "" : "You are logged out of this browser. Other browsers stay logged in until their week is over.");
   } catch (error) {
     say({ trouble: `Not logged out: ${error.message}.` });
   }
@@ -403,6 +407,7 @@ function show() {
   }
   $("one-email").hidden = !place.emailId;
   $("one-email-name").textContent = place.emailId ?? "";
+  offerErasing(session.canErase, place.tab === "opens" ? place.emailId : null);
   document.title = place.tab === "opens" ? "Opens – Email Tracker" : "Email Tracker";
   lists[place.tab].forget();
   refresh();
@@ -438,6 +443,7 @@ for (const form of ["email-filters", "open-filters"]) {
 
 offerExport("emails", filters);
 offerExport("opens", lists.opens.parameters);
+setUpErasing({ csrf: () => session?.csrf ?? "", erased: changed });
 
 const tabs = [...document.querySelectorAll('[role="tab"]')];
 for (const [index, tab] of tabs.entries()) {

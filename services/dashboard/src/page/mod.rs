@@ -1,4 +1,4 @@
-//! The dashboard page: three files that the browser loads, compiled in. It asks nobody else for anything.
+//! The dashboard page: the files that the browser loads, compiled in. It asks nobody else for anything.
 
 use axum::{
     body::Body,
@@ -34,6 +34,11 @@ pub(crate) const APP: Asset = Asset {
 /// What it lets people keep.
 pub(crate) const EXPORT: Asset = Asset {
     content: include_str!("export.js"),
+    content_type: "text/javascript; charset=utf-8",
+};
+/// How it erases.
+pub(crate) const ERASE: Asset = Asset {
+    content: include_str!("erase.js"),
     content_type: "text/javascript; charset=utf-8",
 };
 /// How it looks.

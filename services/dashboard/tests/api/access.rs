@@ -5,7 +5,7 @@ use test_support::http::{Answer, Connection, Request, get};
 
 use crate::support::*;
 
-const PRIVATE: [&str; 14] = [
+const PRIVATE: [&str; 16] = [
     "/dashboard/api/emails",
     "/dashboard/api/open-events",
     "/metrics/gmail-proxy-latency",
@@ -13,6 +13,8 @@ const PRIVATE: [&str; 14] = [
     "/metrics/suppression-debug",
     "/dashboard/api/v1/emails",
     "/dashboard/api/v1/live",
+    "/dashboard/api/v1/erasures",
+    "/dashboard/api/v1/erasures/preview",
     "/dashboard/api/v1/export/emails.csv",
     "/dashboard/api/v1/export/emails.json",
     "/dashboard/api/v1/export/opens.csv",
@@ -262,6 +264,16 @@ async fn the_page_is_strict_and_revalidated() {
             "/dashboard/session",
         ),
         (
+            "/dashboard/erase.js",
+            "text/javascript; charset=utf-8",
+            "/dashboard/api/v1/erasures",
+        ),
+        (
+            "/dashboard/export.js",
+            "text/javascript; charset=utf-8",
+            "/dashboard/api/v1/export/",
+        ),
+        (
             "/dashboard/style.css",
             "text/css; charset=utf-8",
             "prefers-color-scheme",
@@ -304,6 +316,7 @@ async fn every_series_begins_at_zero_and_counts() {
         "search",
         "export",
         "live",
+        "erasures",
         "document",
         "session",
         "diagnostics",

@@ -120,7 +120,11 @@ async fn an_answer_is_what_its_schema_says_it_requires() {
         .hit("one", 0, READER)
         .hit("one", 60_000, PROXY)
         .mark("one", 70_000);
-    facts.store(&database.superuser().await).await;
+    let client = database.superuser().await;
+    facts.store(&client).await;
+    let erased = r"insert into erasures values
+                   ('00000000-0000-4000-8000-000000000001', 'email', '\x01', '2026-03-01T12:00:00Z', null, 1, 2, 3)";
+    client.execute(erased, &[]).await.unwrap();
     let dashboard = Running::over(&database).await;
     let document = dashboard::openapi();
     let required = |schema: &str| -> Vec<String> {
@@ -143,6 +147,13 @@ async fn an_answer_is_what_its_schema_says_it_requires() {
         required("OpenEvent"),
         keys(&item(dashboard.json("/dashboard/api/open-events").await))
     );
+    let erasures = "/dashboard/api/v1/erasures";
+    assert_eq!(required("Erasure"), keys(&item(dashboard.json(erasures).await)));
+    let amount = dashboard.json(&format!("{erasures}/preview?email_id=one")).await;
+    assert_eq!(required("ErasureAmount"), keys(&amount));
+    let log_in = Request::post_json("/dashboard/session", json!({"token": TOKEN}).to_string());
+    let session = log_in.send(dashboard.address).await.json();
+    assert_eq!(required("Session"), keys(&session));
     assert_eq!(
         required("Latencies"),
         keys(&dashboard.json("/metrics/gmail-proxy-latency").await)

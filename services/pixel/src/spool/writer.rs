@@ -8,6 +8,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, RecvTimeoutError},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -25,6 +26,8 @@ use super::{
 const MAX_GROUP_RECORDS: usize = 4_096;
 /// A group takes no more records once it has this many bytes.
 const MAX_GROUP_BYTES: usize = 4 << 20;
+/// From the beginning of a sync to that of the next one, at least. A hit that comes after a pause does not wait for it.
+const PACE: Duration = Duration::from_millis(1);
 /// How long appends fail at once after the disk failed, at first and at most: each new try costs a new file.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -119,6 +122,7 @@ struct Active {
     /// this more than the group in hand.
     unsynced: u64,
     next_seq: u64,
+    last_sync_begun: Instant,
     last_sync: Instant,
 }
 
@@ -147,7 +151,10 @@ impl Writer {
         while open {
             let mut group = Vec::new();
             match self.next_request(requests) {
-                Ok(Request::Append(append)) => group.push(append),
+                Ok(Request::Append(append)) => {
+                    group.push(append);
+                    self.keep_pace();
+                }
                 Ok(Request::Close) | Err(RecvTimeoutError::Disconnected) => open = false,
                 Err(RecvTimeoutError::Timeout) => {
                     self.sync_answered();
@@ -178,6 +185,17 @@ impl Writer {
             }
             _ if self.state.failing().is_some() => requests.recv_timeout(PROBE_EVERY),
             _ => requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        }
+    }
+
+    /// Waits a little if the last sync has only just begun: what comes meanwhile shares the next one. A fast disk would
+    /// otherwise sync a few hits at a time, and each sync has its price.
+    fn keep_pace(&self) {
+        if self.options.sync == SyncPolicy::Always
+            && let Some(active) = &self.active
+            && let Some(rest) = PACE.checked_sub(active.last_sync_begun.elapsed())
+        {
+            thread::sleep(rest);
         }
     }
 
@@ -381,6 +399,7 @@ impl Writer {
             written: HEADER_END,
             unsynced: 0,
             next_seq: first_seq,
+            last_sync_begun: Instant::now(),
             last_sync: Instant::now(),
         })
     }
@@ -441,6 +460,7 @@ impl Writer {
             return Ok(());
         };
         let begun = Instant::now();
+        active.last_sync_begun = begun;
         self.state.begin_access(self.started);
         let synced = active.file.sync();
         self.state.end_access();

@@ -70,6 +70,12 @@ pub(super) fn judge_near<'a>(
         .zip(standings.iter().zip(neighbourhoods))
         .map(|((facts, judged), (standing, neighbourhood))| match standing {
             Standing::New | Standing::InOrder => judged,
+            Standing::Erased => Judged {
+                email_id: judged.email_id,
+                new_hits: Vec::new(),
+                new_marks: Vec::new(),
+                corrected: Vec::new(),
+            },
             Standing::Near(_) => judge_email(rules, facts, neighbourhood),
         })
         .collect()
@@ -91,7 +97,7 @@ pub(super) fn judge_email<'a>(
         .hits
         .iter()
         .filter(|(key, _)| !stored_hits.contains_key(key))
-        .map(|(_, hit)| hit)
+        .map(|(_, hit)| hit.as_ref())
         .collect();
     let new_marks = || facts.marks.iter().filter(|(key, _)| !stored_marks.contains(key));
 
