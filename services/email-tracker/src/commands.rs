@@ -83,10 +83,6 @@ pub(crate) enum SpoolCommand {
 
 /// What to do about webhooks.
 #[derive(Debug, Subcommand)]
-#[expect(
-    clippy::doc_markdown,
-    reason = "these lines are the help text, which is plain"
-)]
 pub(crate) enum WebhooksCommand {
     /// Print the events that were given up, one line of JSON each
     List {

@@ -7,7 +7,6 @@
     reason = "a test fails by panicking"
 )]
 
-#[allow(dead_code, reason = "other tests use the rest")]
 mod facts;
 
 use std::process::{Command, Output};

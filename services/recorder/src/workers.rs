@@ -91,7 +91,7 @@ impl Recorder {
             rules,
             geoip_database,
         } = config;
-        let geo = Arc::new(Geo::open(geoip_database)?);
+        let geo = Arc::new(Geo::open(&geoip_database)?);
         let metrics = Metrics::new(meter);
         metrics.geoip_taken_over(geo.built_at());
         metrics.workers(workers.get());

@@ -50,8 +50,8 @@ impl Compose {
         fs::copy(Path::new("/").join(AUTHORITIES), authorities).context("certificates of this machine")?;
         // Takes the place of the Dockerfile's stage `build`.
         let services = IMAGES.map(|service| {
-            let build = json!({"additional_contexts": {"build": built}});
-            (service.to_owned(), json!({"build": build}))
+            let from_here = json!({"additional_contexts": {"build": built}});
+            (service.to_owned(), json!({"build": from_here}))
         });
         let services: serde_json::Map<String, Value> = services.into_iter().collect();
         fs::write(

@@ -262,7 +262,7 @@ impl Head {
         let (mut seen, mut looks) = (None, 0);
         while looks < LOOKS {
             let turns = self.turns.load(Ordering::Relaxed);
-            let is_the_same_head = turns % 2 == 0 && seen == Some(turns);
+            let is_the_same_head = turns.is_multiple_of(2) && seen == Some(turns);
             looks = if is_the_same_head { looks + 1 } else { 0 };
             seen = Some(turns);
             if looks < LOOKS {

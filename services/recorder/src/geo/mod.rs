@@ -37,8 +37,8 @@ pub(crate) struct Geo {
 
 impl Geo {
     /// Opens it. Fails, by name, if the operator's file cannot be read.
-    pub(crate) fn open(database: GeoDatabase) -> anyhow::Result<Self> {
-        let (own, file) = match &database {
+    pub(crate) fn open(database: &GeoDatabase) -> anyhow::Result<Self> {
+        let (own, file) = match database {
             GeoDatabase::File(path) => {
                 let (places, version) = Places::open(path)?;
                 (Some(Arc::new(places)), Some((path.clone(), version)))

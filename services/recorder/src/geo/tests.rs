@@ -247,7 +247,7 @@ fn country(geo: &Geo, address: &str) -> Option<String> {
 
 #[test]
 fn the_shipped_countries_are_known() {
-    let geo = Geo::open(GeoDatabase::Shipped).unwrap();
+    let geo = Geo::open(&GeoDatabase::Shipped).unwrap();
     for (address, expected) in [
         ("193.0.6.139", "NL"),        // RIPE NCC
         ("81.2.69.142", "GB"),        // a provider in London
@@ -302,7 +302,7 @@ fn the_shipped_countries_fill_what_the_own_database_lacks() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("own.mmdb");
     write_country(&path, "ZZ"); // IPv4 alone, and its lower half
-    let geo = Geo::open(GeoDatabase::File(path)).unwrap();
+    let geo = Geo::open(&GeoDatabase::File(path)).unwrap();
     assert_eq!(country(&geo, KNOWN).as_deref(), Some("ZZ"));
     assert_eq!(country(&geo, "193.0.6.139").as_deref(), Some("NL"));
     assert_eq!(country(&geo, "2001:67c:2e8::1").as_deref(), Some("NL"));
@@ -310,14 +310,14 @@ fn the_shipped_countries_fill_what_the_own_database_lacks() {
 
 #[test]
 fn places_can_be_turned_off() {
-    let geo = Geo::open(GeoDatabase::Off).unwrap();
+    let geo = Geo::open(&GeoDatabase::Off).unwrap();
     assert_eq!(country(&geo, "193.0.6.139"), None);
     assert_eq!(geo.built_at(), 0);
 }
 
 /// A follower of the file at `path`, and what it changes.
 fn followed(path: &Path) -> (Arc<Geo>, follow::Follower) {
-    let geo = Arc::new(Geo::open(GeoDatabase::File(path.to_owned())).unwrap());
+    let geo = Arc::new(Geo::open(&GeoDatabase::File(path.to_owned())).unwrap());
     let metrics = service_kit::Metrics::new("test").unwrap();
     let metrics = crate::metrics::Metrics::new(metrics.meter());
     let follower = follow::Follower::new(Arc::clone(&geo), metrics).unwrap();

@@ -22,7 +22,7 @@ use crate::{
 };
 
 static DESCRIBER: LazyLock<Describer> = LazyLock::new(|| {
-    let geo = Geo::open(GeoDatabase::Off).unwrap();
+    let geo = Geo::open(&GeoDatabase::Off).unwrap();
     Describer::new(Devices::new().unwrap(), Arc::new(geo), Agents::default())
 });
 

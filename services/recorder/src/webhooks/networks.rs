@@ -44,6 +44,7 @@ const fn v4(octets: [u8; 4], length: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), length)
 }
 
+#[expect(clippy::many_single_char_names, reason = "an address has eight segments")]
 const fn v6(segments: [u16; 8], length: u8) -> Ipv6Net {
     let [a, b, c, d, e, f, g, h] = segments;
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), length)

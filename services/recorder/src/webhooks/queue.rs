@@ -100,6 +100,7 @@ pub(super) struct LeasedQueue {
 
 /// One open to be told.
 #[derive(Debug)]
+#[expect(clippy::struct_field_names, reason = "a hit's id is named so everywhere")]
 pub(super) struct Event {
     pub(super) number: i64,
     pub(super) kind: Kind,
@@ -112,6 +113,10 @@ pub(super) struct Event {
 
 /// What is told of an open.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "the email's counts are named so everywhere"
+)]
 pub(super) struct Open {
     pub(super) user_id: String,
     pub(super) recipient: String,

@@ -126,7 +126,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Arc<Target>>, Vec<String>> {
 /// The fields of one target, each taken out when it is read.
 struct Fields<'a> {
     number: usize,
-    fields: Map<String, Value>,
+    members: Map<String, Value>,
     problems: &'a mut Vec<String>,
 }
 
@@ -134,7 +134,7 @@ impl<'a> Fields<'a> {
     fn new(number: usize, fields: Map<String, Value>, problems: &'a mut Vec<String>) -> Self {
         Self {
             number,
-            fields,
+            members: fields,
             problems,
         }
     }
@@ -193,7 +193,7 @@ impl<'a> Fields<'a> {
 
     fn events(&mut self) -> Option<Events> {
         let accepted = "an array of \"first_open\" and \"open\"; without it, both";
-        let Some(given) = self.fields.remove("events") else {
+        let Some(given) = self.members.remove("events") else {
             return Some(Events {
                 first_open: true,
                 open: true,
@@ -212,7 +212,7 @@ impl<'a> Fields<'a> {
     }
 
     fn format(&mut self) -> Option<Format> {
-        let Some(given) = self.fields.remove("format") else {
+        let Some(given) = self.members.remove("format") else {
             return Some(Format::Generic);
         };
         let format = match given.as_str() {
@@ -225,7 +225,7 @@ impl<'a> Fields<'a> {
     }
 
     fn secrets(&mut self) -> Option<Vec<SigningSecret>> {
-        let Some(given) = self.fields.remove("secrets") else {
+        let Some(given) = self.members.remove("secrets") else {
             return Some(Vec::new());
         };
         let secrets: Option<Vec<_>> = given.as_array().and_then(|secrets| {
@@ -242,14 +242,14 @@ impl<'a> Fields<'a> {
     }
 
     fn automated(&mut self) -> Option<bool> {
-        let Some(given) = self.fields.remove("automated") else {
+        let Some(given) = self.members.remove("automated") else {
             return Some(true);
         };
         self.expect("automated", given.as_bool(), "true or false")
     }
 
     fn patience(&mut self) -> Option<Duration> {
-        let hours = match self.fields.remove("patience_hours") {
+        let hours = match self.members.remove("patience_hours") {
             None => Some(DEFAULT_PATIENCE_HOURS),
             Some(given) => given
                 .as_u64()
@@ -263,7 +263,7 @@ impl<'a> Fields<'a> {
     }
 
     fn text(&mut self, field: &str) -> Option<String> {
-        match self.fields.remove(field)? {
+        match self.members.remove(field)? {
             Value::String(text) => Some(text),
             _ => None,
         }
@@ -282,7 +282,7 @@ impl<'a> Fields<'a> {
     }
 
     fn refuse_others(mut self) {
-        for name in std::mem::take(&mut self.fields).keys() {
+        for name in std::mem::take(&mut self.members).keys() {
             // Even a name may be a secret that was put in the wrong place.
             let known = name.len() <= LONGEST_NAME
                 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');

@@ -80,7 +80,11 @@ impl Nginx {
             .args(["exec", &nginx.container, "nginx", "-v"])
             .output()?;
         let said = String::from_utf8_lossy(&said.stderr).into_owned();
-        nginx.version = said.trim().rsplit('/').next().unwrap_or_default().to_owned();
+        said.trim()
+            .rsplit('/')
+            .next()
+            .unwrap_or_default()
+            .clone_into(&mut nginx.version);
         for _ in 0..100 {
             if std::net::TcpStream::connect(nginx.address).is_ok() {
                 return Ok(nginx);
