@@ -32,7 +32,7 @@ use crate::{
     health::Health,
     live::{self, Live},
     metrics::{Metrics, Route},
-    page::{APP, Asset, ICON, INDEX, STYLE},
+    page::{ASSETS, Asset, INDEX},
     session::{self, Failures},
 };
 
@@ -103,9 +103,7 @@ pub(crate) fn router(dashboard: Dashboard) -> Router {
         .route("/dashboard/health", get(health))
         .route("/dashboard", asset(INDEX))
         .route("/dashboard/", asset(INDEX))
-        .route("/dashboard/app.js", asset(APP))
-        .route("/dashboard/style.css", asset(STYLE))
-        .route("/dashboard/icon.svg", asset(ICON))
+        .merge(assets())
         .fallback(|| async { ApiError::NotFound })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
@@ -174,6 +172,13 @@ async fn diagnostic<W: Work, T: Serialize>(
 
 async fn health(State(dashboard): State<Dashboard>) -> Response {
     dashboard.health.response().await
+}
+
+/// What the page loads.
+fn assets() -> Router<Dashboard> {
+    ASSETS
+        .iter()
+        .fold(Router::new(), |router, (path, file)| router.route(path, asset(*file)))
 }
 
 fn asset(asset: Asset) -> axum::routing::MethodRouter<Dashboard> {

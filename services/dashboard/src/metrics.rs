@@ -8,6 +8,8 @@ use opentelemetry::{
     metrics::{Counter, Histogram, Meter},
 };
 
+use crate::page::is_page;
+
 /// From a 304 to the complete list of a large installation.
 const SECONDS: [f64; 12] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0,
@@ -64,11 +66,7 @@ impl Route {
             "/metrics/gmail-proxy-latency" | "/metrics/suppress-signals" | "/metrics/suppression-debug" => {
                 Self::Diagnostics
             }
-            "/dashboard"
-            | "/dashboard/"
-            | "/dashboard/app.js"
-            | "/dashboard/style.css"
-            | "/dashboard/icon.svg" => Self::Page,
+            path if is_page(path) => Self::Page,
             _ => Self::Unknown,
         }
     }

@@ -1,4 +1,4 @@
-//! The dashboard page: three files that the browser loads, compiled in. It asks nobody else for anything.
+//! The dashboard page: files that the browser loads, compiled in. It asks nobody else for anything.
 
 use axum::{
     body::Body,
@@ -14,6 +14,33 @@ const CONTENT_SECURITY_POLICY: HeaderValue = HeaderValue::from_static(
      form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
 );
 
+/// The page itself.
+pub(crate) const INDEX: Asset = Asset {
+    content: include_str!("index.html"),
+    content_type: "text/html; charset=utf-8",
+};
+
+/// What the page loads, by path.
+pub(crate) const ASSETS: [(&str, Asset); 12] = [
+    ("/dashboard/style.css", css(include_str!("style.css"))),
+    ("/dashboard/icon.svg", svg(include_str!("icon.svg"))),
+    ("/dashboard/app.js", script(include_str!("app.js"))),
+    ("/dashboard/dom.js", script(include_str!("dom.js"))),
+    ("/dashboard/emails.js", script(include_str!("emails.js"))),
+    ("/dashboard/fresh.js", script(include_str!("fresh.js"))),
+    ("/dashboard/list.js", script(include_str!("list.js"))),
+    ("/dashboard/place.js", script(include_str!("place.js"))),
+    ("/dashboard/requests.js", script(include_str!("requests.js"))),
+    ("/dashboard/session.js", script(include_str!("session.js"))),
+    ("/dashboard/timeline.js", script(include_str!("timeline.js"))),
+    ("/dashboard/words.js", script(include_str!("words.js"))),
+];
+
+/// Whether `path` is the page or something that it loads.
+pub(crate) fn is_page(path: &str) -> bool {
+    matches!(path, "/dashboard" | "/dashboard/") || ASSETS.iter().any(|(asset, _)| *asset == path)
+}
+
 /// One file of the page.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asset {
@@ -21,26 +48,26 @@ pub(crate) struct Asset {
     content_type: &'static str,
 }
 
-/// The page itself.
-pub(crate) const INDEX: Asset = Asset {
-    content: include_str!("index.html"),
-    content_type: "text/html; charset=utf-8",
-};
-/// What it does.
-pub(crate) const APP: Asset = Asset {
-    content: include_str!("app.js"),
-    content_type: "text/javascript; charset=utf-8",
-};
-/// How it looks.
-pub(crate) const STYLE: Asset = Asset {
-    content: include_str!("style.css"),
-    content_type: "text/css; charset=utf-8",
-};
-/// Its icon.
-pub(crate) const ICON: Asset = Asset {
-    content: include_str!("icon.svg"),
-    content_type: "image/svg+xml",
-};
+const fn script(content: &'static str) -> Asset {
+    Asset {
+        content,
+        content_type: "text/javascript; charset=utf-8",
+    }
+}
+
+const fn css(content: &'static str) -> Asset {
+    Asset {
+        content,
+        content_type: "text/css; charset=utf-8",
+    }
+}
+
+const fn svg(content: &'static str) -> Asset {
+    Asset {
+        content,
+        content_type: "image/svg+xml",
+    }
+}
 
 impl Asset {
     /// The file, or 304 if the client holds it. Revalidated each time, so that an update of the server is seen at once.
@@ -60,5 +87,26 @@ impl Asset {
         headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
         headers.insert(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY);
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_module_that_is_imported_is_served_and_loaded_at_once() {
+        let is_served = |path: &str| ASSETS.iter().any(|(asset, _)| *asset == path);
+        for (path, asset) in ASSETS {
+            let imports = asset.content.split("from \"./").skip(1);
+            for name in imports.filter_map(|rest| rest.split('"').next()) {
+                assert!(is_served(&format!("/dashboard/{name}")), "{path} imports {name}");
+            }
+            assert!(
+                INDEX.content.contains(&format!("href=\"{path}\""))
+                    || INDEX.content.contains(&format!("src=\"{path}\"")),
+                "{path}"
+            );
+        }
     }
 }

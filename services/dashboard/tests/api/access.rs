@@ -247,7 +247,7 @@ async fn the_page_is_strict_and_revalidated() {
         ),
         ("/dashboard/", "text/html; charset=utf-8", "/dashboard/app.js"),
         (
-            "/dashboard/app.js",
+            "/dashboard/session.js",
             "text/javascript; charset=utf-8",
             "/dashboard/session",
         ),
