@@ -17,6 +17,7 @@ use tracking::Clock;
 
 use crate::{
     api::{
+        charts,
         emails::Emails,
         errors::ApiError,
         list::{self, List},
@@ -92,6 +93,7 @@ pub(crate) fn router(dashboard: Dashboard) -> Router {
         .route("/dashboard/api/emails", get(list::<Emails>))
         .route("/dashboard/api/open-events", get(list::<OpenEvents>))
         .route("/dashboard/api/v1/emails", get(list::<Search>))
+        .route("/dashboard/api/v1/charts", get(charts))
         .route("/dashboard/api/v1/live", get(live::listen))
         .route(
             "/dashboard/session",
@@ -147,6 +149,15 @@ async fn list<L: List>(
     list::answer::<L>(dashboard.database, dashboard.metrics, &parameters, headers).await
 }
 
+async fn charts(
+    State(dashboard): State<Dashboard>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let parameters = Parameters::of(query.as_deref(), dashboard.count_automated);
+    charts::answer(&dashboard.database, &parameters, &headers).await
+}
+
 async fn gmail_proxy_latency(State(dashboard): State<Dashboard>) -> Result<Response, ApiError> {
     diagnostic(&dashboard, ReadLatencies, Latencies::of).await
 }
@@ -176,9 +187,9 @@ async fn health(State(dashboard): State<Dashboard>) -> Response {
 
 /// What the page loads.
 fn assets() -> Router<Dashboard> {
-    ASSETS
-        .iter()
-        .fold(Router::new(), |router, (path, file)| router.route(path, asset(*file)))
+    ASSETS.iter().fold(Router::new(), |router, (path, file)| {
+        router.route(path, asset(*file))
+    })
 }
 
 fn asset(asset: Asset) -> axum::routing::MethodRouter<Dashboard> {

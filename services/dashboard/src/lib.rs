@@ -7,6 +7,7 @@
 //! | `/metrics/gmail-proxy-latency` | `diagnostics::latency` |
 //! | `/metrics/suppress-signals`, `/metrics/suppression-debug` | `diagnostics::signals` |
 //! | `/dashboard/api/v1/emails` | `api::search`, streamed by `api::list` |
+//! | `/dashboard/api/v1/charts` | `api::charts` |
 //! | `/dashboard/api/v1/live` | `live` |
 //! | `/dashboard/session` | `session` |
 //! | `/dashboard` and what it loads | `page` |
@@ -32,6 +33,7 @@ use service_kit::{
 use tokio::runtime::Handle;
 
 use crate::{
+    api::charts::READ_CHARTS,
     auth::Tokens,
     diagnostics::{latency::ReadLatencies, signals::ReadSignals},
     health::Health,
@@ -60,8 +62,11 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         stop,
     } = surroundings;
     let config = settings.database.context("DATABASE_URL is not set")?;
-    let database =
-        Database::open(&config, metrics.meter())?.counting(&[ReadSignals::NAME, ReadLatencies::NAME]);
+    let database = Database::open(&config, metrics.meter())?.counting(&[
+        ReadSignals::NAME,
+        ReadLatencies::NAME,
+        READ_CHARTS,
+    ]);
     let health = Health::of(database.clone());
     let live = Live::new(stop.clone());
     let dashboard = Dashboard {

@@ -24,6 +24,8 @@ pub(crate) enum Route {
     OpenEvents,
     /// The list of emails as the page searches it.
     Search,
+    /// The charts.
+    Charts,
     /// Listening to changes.
     Live,
     /// Logging in and out.
@@ -39,10 +41,11 @@ pub(crate) enum Route {
 }
 
 impl Route {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Emails,
         Self::OpenEvents,
         Self::Search,
+        Self::Charts,
         Self::Live,
         Self::Session,
         Self::Diagnostics,
@@ -52,7 +55,7 @@ impl Route {
     ];
 
     /// Those that answer 304 to who holds the answer already.
-    const LISTS: [Self; 3] = [Self::Emails, Self::OpenEvents, Self::Search];
+    const LISTS: [Self; 4] = [Self::Emails, Self::OpenEvents, Self::Search, Self::Charts];
 
     /// The route of a path.
     pub(crate) fn of(path: &str) -> Self {
@@ -60,6 +63,7 @@ impl Route {
             "/dashboard/api/emails" => Self::Emails,
             "/dashboard/api/open-events" => Self::OpenEvents,
             "/dashboard/api/v1/emails" => Self::Search,
+            "/dashboard/api/v1/charts" => Self::Charts,
             "/dashboard/api/v1/live" => Self::Live,
             "/dashboard/session" => Self::Session,
             "/dashboard/health" => Self::Health,
@@ -76,6 +80,7 @@ impl Route {
             Self::Emails => "emails",
             Self::OpenEvents => "open_events",
             Self::Search => "search",
+            Self::Charts => "charts",
             Self::Live => "live",
             Self::Session => "session",
             Self::Diagnostics => "diagnostics",

@@ -289,7 +289,8 @@ declare
   facts   boolean;
   object  text;
 begin
-  foreach object in array array['public.tracked_emails', 'public.hits', 'public.marks', 'public.revisions',
+  foreach object in array array['public.tracked_emails', 'public.hits', 'public.marks', 'public.stale_slots',
+                             'public.slot_opens', 'public.slot_kinds', 'public.day_kinds', 'public.revisions',
                              'public.upkeep'] loop
     if to_regclass(object) is not null then
       execute 'lock table ' || object || ' in access exclusive mode';

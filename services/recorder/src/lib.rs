@@ -19,6 +19,7 @@ mod retention;
 mod schema;
 mod settings;
 mod shards;
+mod slots;
 mod steps;
 mod upkeep;
 mod workers;
@@ -72,7 +73,8 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         .counting(&addresses::NAMES)
         .counting(&shards::NAMES)
         .counting(&steps::NAMES)
-        .counting(&reassess::NAMES);
+        .counting(&reassess::NAMES)
+        .counting(&slots::NAMES);
     let schema = Arc::new(SchemaGate::new(database.clone()));
     let recorder = Recorder::new(
         database.clone(),

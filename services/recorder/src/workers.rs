@@ -29,6 +29,7 @@ use crate::{
     record::{Batch, Recording, is_missing_partition},
     retention::{self, Removed},
     shards::{Layout, Shards},
+    slots,
 };
 
 /// Records facts. Clones share everything.
@@ -191,6 +192,12 @@ impl Recorder {
             most_steps,
         )
         .await
+    }
+
+    /// Counts anew, for charts, the opens of the quarters of an hour in which any have changed, in `most_steps`
+    /// transactions at most; answers how many quarters, and whether there may be more.
+    pub async fn recount_slots(&self, most_steps: u32) -> Result<(u64, bool), Error> {
+        slots::recount(&self.0.database, most_steps).await
     }
 
     /// Records `facts`, each of which has passed [`Fact::check`]; answers, after the commit, what became of each, in

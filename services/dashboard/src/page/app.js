@@ -6,9 +6,11 @@
 // | session.js | log in, log out |
 // | fresh.js | asks again when something has changed |
 // | list.js | a list, a page at a time |
-// | emails.js, timeline.js | the tabs |
+// | charts.js, emails.js, timeline.js | the tabs |
+// | drawing.js | how charts are drawn, with Chart.js in vendor/ |
 // | words.js, dom.js, requests.js | what they share |
 
+import { overview } from "./charts.js";
 import { $ } from "./dom.js";
 import { emails } from "./emails.js";
 import { hush, listen, see, stop } from "./fresh.js";
@@ -17,8 +19,8 @@ import { askForToken, holdSession, isOpen } from "./session.js";
 import { opens } from "./timeline.js";
 
 /** What each tab shows: something with `forget()` and `refresh(signal)`. */
-const views = { emails, opens };
-const TITLES = { emails: "Email Tracker", opens: "Opens – Email Tracker" };
+const views = { overview, emails, opens };
+const TITLES = { overview: "Email Tracker", emails: "Emails – Email Tracker", opens: "Opens – Email Tracker" };
 
 const tabs = [...document.querySelectorAll('[role="tab"]')];
 

@@ -4,7 +4,7 @@ import { $, make } from "./dom.js";
 import { refresh } from "./fresh.js";
 import { List, cell } from "./list.js";
 import { linkToOpens } from "./place.js";
-import { time } from "./words.js";
+import { minute } from "./words.js";
 
 /** The start of a day in the viewer's time zone, some days later if so asked. */
 function day(text, later = 0) {
@@ -28,11 +28,11 @@ function filters() {
 }
 
 /** How often it was opened, and how often by people if others were among it. */
-function opensOf(email) {
+export function opensOf(email) {
   const className = email.opened ? "badge opened" : "badge";
   const badge = make("strong", { className }, String(email.unique_open_count));
   if (email.human_open_count === email.unique_open_count) return badge;
-  return make("span", {}, badge, ` (${email.human_open_count} by people)`);
+  return make("span", {}, badge, make("small", {}, `${email.human_open_count} by people`));
 }
 
 function row(email) {
@@ -41,11 +41,10 @@ function row(email) {
     {},
     cell("Recipient", linkToOpens(email.email_id, email.recipient), "recipient"),
     cell("From", email.sender_email, "sender"),
-    cell("Sent", time(email.sent_at), "time"),
+    cell("Sent", minute(email.sent_at), "time"),
     cell("Opens", opensOf(email), "number"),
     cell("Hits", String(email.raw_open_events), "number"),
-    cell("Last open", time(email.last_opened_at), "time"),
-    cell("First hit", time(email.created_at), "time"),
+    cell("Last open", minute(email.last_opened_at), "time"),
   );
 }
 

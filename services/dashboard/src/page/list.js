@@ -70,5 +70,5 @@ export class List {
 
 /** A cell; on a phone its label stands before it. */
 export function cell(label, content, kind = "") {
-  return make("td", { className: kind, data: { label } }, make("span", {}, content ?? "–"));
+  return make("td", { className: kind, data: { label } }, make("span", {}, content || "–"));
 }

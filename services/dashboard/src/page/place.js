@@ -2,8 +2,8 @@
 
 import { make } from "./dom.js";
 
-const TABS = ["emails", "opens"];
-const FIRST_TAB = "emails";
+const TABS = ["overview", "emails", "opens"];
+const FIRST_TAB = "overview";
 
 export const place = { tab: FIRST_TAB, emailId: null };
 

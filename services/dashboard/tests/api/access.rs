@@ -5,13 +5,14 @@ use test_support::http::{Answer, Connection, Request, get};
 
 use crate::support::*;
 
-const PRIVATE: [&str; 9] = [
+const PRIVATE: [&str; 10] = [
     "/dashboard/api/emails",
     "/dashboard/api/open-events",
     "/metrics/gmail-proxy-latency",
     "/metrics/suppress-signals",
     "/metrics/suppression-debug",
     "/dashboard/api/v1/emails",
+    "/dashboard/api/v1/charts",
     "/dashboard/api/v1/live",
     "/dashboard/api/nothing",
     "/dashboard/api",

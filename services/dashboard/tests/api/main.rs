@@ -9,6 +9,7 @@
 
 mod access;
 mod automated;
+mod charts;
 mod diagnostics;
 mod emails;
 mod live;

@@ -256,11 +256,15 @@ impl Facts {
                 .execute(
                     "insert into tracked_emails (email_id, user_id, recipient, sent_at, first_opened_at, sender_email,
                                                  open_count, hit_count, last_opened_at, credible_open_count,
-                                                 last_credible_open_at, human_open_count, last_human_open_at)
-                     values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+                                                 last_credible_open_at, human_open_count, last_human_open_at,
+                                                 sent_time, earliest_open_at, earliest_credible_open_at,
+                                                 earliest_human_open_at)
+                     values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
                      on conflict (email_id) do update
                      set open_count = $7, hit_count = $8, last_opened_at = $9, credible_open_count = $10,
-                         last_credible_open_at = $11, human_open_count = $12, last_human_open_at = $13",
+                         last_credible_open_at = $11, human_open_count = $12, last_human_open_at = $13,
+                         sent_time = $14, earliest_open_at = $15, earliest_credible_open_at = $16,
+                         earliest_human_open_at = $17",
                     &[
                         email_id,
                         &email.user_id,
@@ -275,6 +279,10 @@ impl Facts {
                         &email.last_credible_open_at.map(Timestamptz),
                         &email.human_open_count,
                         &email.last_human_open_at.map(Timestamptz),
+                        &Timestamp::parse_iso(&email.sent_at).map(Timestamptz),
+                        &email.earliest_open_at.map(Timestamptz),
+                        &email.earliest_credible_open_at.map(Timestamptz),
+                        &email.earliest_human_open_at.map(Timestamptz),
                     ],
                 )
                 .await
@@ -283,6 +291,11 @@ impl Facts {
         for fact in &self.facts {
             match fact {
                 Fact::Hit(hit) => {
+                    let stale = "insert into stale_slots values (date_bin('15 minutes', $1, 'epoch'))";
+                    client
+                        .execute(stale, &[&Timestamptz(hit.opened_at)])
+                        .await
+                        .unwrap();
                     let verdict = &emails[&hit.token.email_id].verdicts[&hit.event_id];
                     let agent = emails[&hit.token.email_id].agents[&hit.event_id];
                     let mark = verdict.consumed_mark;
