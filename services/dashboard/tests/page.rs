@@ -352,16 +352,26 @@ async fn the_overview_draws_what_is_stored(browser: &Browser) {
         .shows(&["Opens over time", "3 hours", "4 by people", "Countries"])
         .await;
     assert_eq!(
-        browser.run("return document.getElementById('all-opens-count').textContent").await,
+        browser
+            .run("return document.getElementById('all-opens-count').textContent")
+            .await,
         json!("5")
     );
     // New York's clock said seven; the bot came a quarter of an hour later.
-    assert_eq!(drawn(browser, "hours").await, json!([[0, 0, 0, 0, 0, 0, 0, 4], 1]));
-    assert_eq!(drawn(browser, "weekdays").await, json!([[0, 0, 0, 0, 0, 0, 4], 1]));
+    assert_eq!(
+        drawn(browser, "hours").await,
+        json!([[0, 0, 0, 0, 0, 0, 0, 4], 1])
+    );
+    assert_eq!(
+        drawn(browser, "weekdays").await,
+        json!([[0, 0, 0, 0, 0, 0, 4], 1])
+    );
     browser.has_no_barrier("overview").await;
     browser.picture("overview-light.png").await;
     // Who sees no chart reads its table, by keyboard alone.
-    browser.type_into("figure:has(#hours) summary", &ENTER.to_string()).await;
+    browser
+        .type_into("figure:has(#hours) summary", &ENTER.to_string())
+        .await;
     browser.shows(&["7 AM"]).await;
     let row = "return [...document.querySelectorAll('#hours-table tr')].find((row) => row.innerText.startsWith('7 AM')).innerText";
     assert_eq!(browser.run(row).await, json!("7 AM\t4\t0\t0\t1"));

@@ -6,7 +6,9 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::{at, facts, fresh_database, hit, log_plans, mark, migrate, planned_on_indexes, recorder, revision};
+use common::{
+    at, facts, fresh_database, hit, log_plans, mark, migrate, planned_on_indexes, recorder, revision,
+};
 use database::Config;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use recorder::Recorder;
@@ -84,7 +86,11 @@ fn some(random: &mut SmallRng, count: u8) -> Vec<Fact> {
     for tie in 0..count {
         let email_id = format!("e{}", random.random_range(0..12));
         // Many within the same quarters, the rest over three days.
-        let span = if random.random() { 2_000_000 } else { 3 * 86_400_000 };
+        let span = if random.random() {
+            2_000_000
+        } else {
+            3 * 86_400_000
+        };
         let opened_at = begin().saturating_add_millis(random.random_range(0..span));
         let mut made: Hit = hit(&email_id, opened_at, tie);
         made.user_agent = match random.random_range(0..4) {
@@ -124,7 +130,10 @@ async fn what_is_not_stale_is_right_whatever_comes() {
     }
     recount(&first).await;
     let before = revision(&client).await;
-    first.record(some(&mut SmallRng::seed_from_u64(18), 5)).await.unwrap();
+    first
+        .record(some(&mut SmallRng::seed_from_u64(18), 5))
+        .await
+        .unwrap();
     assert_eq!(stale(&client).await, 0, "what is known already changes nothing");
     assert_eq!(revision(&client).await, before);
     assert!(number(&client, "select count(*) from slot_opens").await > 100);
@@ -195,7 +204,11 @@ async fn counts_outlive_their_hits_if_the_operator_keeps_counts() {
             .unwrap();
         recount(&recorder).await;
         let opens = "select coalesce(sum(human + likely + unclear + automated), 0) from";
-        for table in ["slot_opens", "slot_kinds where dimension = 'agent'", "day_kinds where dimension = 'agent'"] {
+        for table in [
+            "slot_opens",
+            "slot_kinds where dimension = 'agent'",
+            "day_kinds where dimension = 'agent'",
+        ] {
             let counted = number(&client, &format!("{opens} {table}")).await;
             assert_eq!(counted, if keep { 2 } else { 1 }, "{table}");
         }
@@ -215,7 +228,11 @@ async fn doctors_mails_are_in_no_chart() {
         .unwrap();
     recount(&recorder).await;
     assert_eq!(
-        number(&client, "select sum(human + likely + unclear + automated) from slot_opens").await,
+        number(
+            &client,
+            "select sum(human + likely + unclear + automated) from slot_opens"
+        )
+        .await,
         1
     );
     recorder
@@ -238,7 +255,10 @@ async fn in_shards_the_slots_of_a_batch_are_stale_even_if_nothing_is_new() {
     recount(&recorder).await;
     assert_right(&client, "in shards").await;
     recorder.record(batch).await.unwrap();
-    assert!(stale(&client).await > 0, "a shard may have committed what the coordinator had not");
+    assert!(
+        stale(&client).await > 0,
+        "a shard may have committed what the coordinator had not"
+    );
     recount(&recorder).await;
     assert_right(&client, "in shards, again").await;
 }
@@ -271,7 +291,19 @@ async fn a_recount_reads_what_it_counts() {
     log_plans(&client).await;
     let recorder = common::recorder(&database, "planned", &Rules::default());
     assert_eq!(recount(&recorder).await, 1);
-    let planned = planned_on_indexes(&server.log(), &["slots: count", "slots: forget", "slots: store days"]);
-    let expected = ["slots: count opens", "slots: forget days", "slots: forget kinds", "slots: forget opens", "slots: store days"];
-    assert_eq!(planned, expected.map(str::to_owned).into_iter().collect::<BTreeSet<_>>());
+    let planned = planned_on_indexes(
+        &server.log(),
+        &["slots: count", "slots: forget", "slots: store days"],
+    );
+    let expected = [
+        "slots: count opens",
+        "slots: forget days",
+        "slots: forget kinds",
+        "slots: forget opens",
+        "slots: store days",
+    ];
+    assert_eq!(
+        planned,
+        expected.map(str::to_owned).into_iter().collect::<BTreeSet<_>>()
+    );
 }

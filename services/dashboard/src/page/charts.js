@@ -168,6 +168,9 @@ async function drawCharts(answer, since) {
 }
 
 class Overview {
+  /** Where opens never stop coming, their charts need not be drawn more often than that. */
+  pace = 3_000;
+
   constructor() {
     this.forget();
   }

@@ -6,8 +6,9 @@ import { isOpen, isSignedOut } from "./session.js";
 const REFRESH_MS = 10_000;
 const LISTEN_AGAIN_MS = 3_000;
 
-/** What is seen: something with `refresh(signal)`. */
+/** What is seen: something with `refresh(signal)`, and `pace` if it need not follow every change at once. */
 let view = null;
+let refreshedAt = 0;
 let running = null;
 let again = false;
 let timer = null;
@@ -34,8 +35,21 @@ export async function refresh() {
   }
   if (running !== own) return;
   running = null;
-  if (again) refresh();
+  refreshedAt = Date.now();
+  if (again) followChange();
   else if (!document.hidden) timer = setTimeout(refresh, REFRESH_MS);
+}
+
+/** Something has changed. */
+function followChange() {
+  const wait = refreshedAt + (view?.pace ?? 0) - Date.now();
+  if (wait <= 0) {
+    refresh();
+    return;
+  }
+  again = false;
+  clearTimeout(timer);
+  timer = setTimeout(refresh, wait);
 }
 
 /** From now on this is seen. */
@@ -56,7 +70,7 @@ export function listen() {
   listening.addEventListener("changed", () => {
     if (document.hidden) return;
     if (running) again = true;
-    else refresh();
+    else followChange();
   });
   // The browser connects again by itself, unless it was refused.
   listening.addEventListener("error", () => {

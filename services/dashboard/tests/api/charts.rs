@@ -17,7 +17,7 @@ const MINUTE: i64 = 60_000;
 const DAY: i64 = 24 * 60 * MINUTE;
 
 /// What a recorder does from time to time, to all slots of which `which` is true.
-async fn count_slots(client: &Client, which: &str) {
+pub async fn count_slots(client: &Client, which: &str) {
     client
         .batch_execute(&format!(
             "delete from slot_opens; delete from slot_kinds; delete from day_kinds;
@@ -74,9 +74,7 @@ async fn facts(client: &Client) {
         .store(client)
         .await;
     client
-        .batch_execute(
-            "update hits set geo_country = 'DE', device_type = 'phone' where email_id = 'one'",
-        )
+        .batch_execute("update hits set geo_country = 'DE', device_type = 'phone' where email_id = 'one'")
         .await
         .unwrap();
 }
@@ -181,7 +179,11 @@ async fn hours_days_and_spans_are_the_viewers() {
     );
     assert_eq!(new_york["hours"][7], opens(4, 1, 1), "noon in UTC, in winter");
     assert_eq!(new_york["hours"][8], opens(1, 0, 1), "noon in UTC, in summer");
-    assert_eq!(new_york["hours"][3], opens(1, 0, 0), "after the hour that was left out");
+    assert_eq!(
+        new_york["hours"][3],
+        opens(1, 0, 0),
+        "after the hour that was left out"
+    );
 
     let kathmandu = in_zone("zone=Asia/Kathmandu&by=hour&until=2026-03-02T00:00:00Z").await;
     assert_eq!(
@@ -195,14 +197,25 @@ async fn hours_days_and_spans_are_the_viewers() {
     assert_eq!(kathmandu["hours"][17], opens(2, 0, 0));
 
     let auckland = in_zone("zone=Pacific/Auckland&by=week").await;
-    assert_eq!(auckland["over_time"][0], bar(json!("2026-03-01T11:00:00.000Z"), 5, 1, 1), "Monday there");
+    assert_eq!(
+        auckland["over_time"][0],
+        bar(json!("2026-03-01T11:00:00.000Z"), 5, 1, 1),
+        "Monday there"
+    );
     let months = in_zone("by=month").await;
-    assert_eq!(months["over_time"], json!([bar(json!("2026-03-01T00:00:00.000Z"), 6, 1, 2)]));
+    assert_eq!(
+        months["over_time"],
+        json!([bar(json!("2026-03-01T00:00:00.000Z"), 6, 1, 2)])
+    );
 
     let day = in_zone("since=2026-03-08T00:00:00Z&until=2026-03-09T00:00:00Z").await;
     assert_eq!(day["opens"], opens(1, 0, 0));
     assert_eq!(day["classes"], json!([bar(json!("browser"), 1, 0, 0)]));
-    assert_eq!(day["emails"]["tracked"], json!(0), "no mail was first seen that day");
+    assert_eq!(
+        day["emails"]["tracked"],
+        json!(0),
+        "no mail was first seen that day"
+    );
     let none = in_zone("since=2026-04-01T00:00:00Z").await;
     assert_eq!(none["opens"], opens(0, 0, 0));
     assert_eq!(none["over_time"], json!([]));
@@ -210,8 +223,14 @@ async fn hours_days_and_spans_are_the_viewers() {
 
 fn within(answer: &Value, seconds: Option<u32>) -> (i64, i64) {
     let bars = answer["first_opens"].as_array().unwrap();
-    let bar = bars.iter().find(|bar| bar["within_seconds"] == json!(seconds)).unwrap();
-    (bar["emails"].as_i64().unwrap(), bar["by_people"].as_i64().unwrap())
+    let bar = bars
+        .iter()
+        .find(|bar| bar["within_seconds"] == json!(seconds))
+        .unwrap();
+    (
+        bar["emails"].as_i64().unwrap(),
+        bar["by_people"].as_i64().unwrap(),
+    )
 }
 
 #[tokio::test]
@@ -223,7 +242,11 @@ async fn emails_are_told_by_how_long_they_waited() {
         json!({"tracked": 5, "opened": 5, "opened_by_people": 3})
     );
     assert_eq!(answer["first_opens"].as_array().unwrap().len(), 10);
-    assert_eq!(within(&answer, Some(10_800)), (3, 2), "at noon, an hour after sending");
+    assert_eq!(
+        within(&answer, Some(10_800)),
+        (3, 2),
+        "at noon, an hour after sending"
+    );
     assert_eq!(within(&answer, None), (1, 0), "ten days later");
     assert_eq!(within(&answer, Some(60)), (0, 0));
 
@@ -237,7 +260,10 @@ async fn emails_are_told_by_how_long_they_waited() {
     assert_eq!(answer["opens"], opens(6, 1, 0));
     assert_eq!(
         answer["classes"],
-        json!([bar(json!("browser"), 6, 0, 0), bar(json!("apple_privacy"), 0, 1, 0)])
+        json!([
+            bar(json!("browser"), 6, 0, 0),
+            bar(json!("apple_privacy"), 0, 1, 0)
+        ])
     );
     assert_eq!(
         answer["emails"],
@@ -287,7 +313,12 @@ async fn what_cannot_be_asked_is_named() {
     }
     let refused = Request::get(CHARTS).send(dashboard.address).await;
     assert_eq!(refused.status, 401);
-    for zone in ["UTC", "Etc/GMT%2B5", "America/Argentina/ComodRivadavia", "EST5EDT"] {
+    for zone in [
+        "UTC",
+        "Etc/GMT%2B5",
+        "America/Argentina/ComodRivadavia",
+        "EST5EDT",
+    ] {
         let answer = dashboard.get(&format!("{CHARTS}?zone={zone}")).await;
         assert_eq!(answer.status, 200, "{zone}: {}", answer.text());
     }

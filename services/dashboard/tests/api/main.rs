@@ -13,6 +13,7 @@ mod charts;
 mod diagnostics;
 mod emails;
 mod live;
+mod measure;
 mod open_events;
 mod outage;
 mod replica;

@@ -62,7 +62,7 @@ with slots as (
   select date_trunc($11, slot_at, $12) as period, slot_at at time zone $12 as local, human, likely, unclear, automated
   from slots
 )
-select period, extract(isodow from local)::int as weekday, extract(hour from local)::int as hour,
+select period, date_part('isodow', local)::int as weekday, date_part('hour', local)::int as hour,
        sum(human)::bigint, sum(likely)::bigint, sum(unclear)::bigint, sum(automated)::bigint
 from placed
 group by grouping sets ((period), (weekday, hour))
@@ -70,11 +70,16 @@ order by period, weekday, hour
 "
 );
 
-const TIMES_NAME: &str = "opens_over_time";
+/// Fails if there is none; the statement over time would not where there are no slots.
+const ZONE: &str = "-- charts: the time zone
+select timestamptz 'epoch' at time zone $1::text
+";
+
+const ZONE_NAME: &str = "time_zone";
 
 /// Whether the database does not know the time zone.
 pub(super) fn is_unknown_zone(error: &Error) -> bool {
-    error.statement() == Some(TIMES_NAME) && error.sqlstate() == Some(&SqlState::INVALID_PARAMETER_VALUE)
+    error.statement() == Some(ZONE_NAME) && error.sqlstate() == Some(&SqlState::INVALID_PARAMETER_VALUE)
 }
 
 /// Whole days by their sums, the ends of the span and the days with stale slots by slots.
@@ -107,16 +112,19 @@ group by dimension, value
 
 /// How long it took until the emails of the span were opened; their own counts, so that nothing of hits is read.
 const EMAILS: &str = "-- charts: emails
+with delay as (
+  select array(select seconds * interval '1 second' from unnest($3::float8[]) as seconds order by seconds) as limits
+)
 select first_open, first_human_open, count(*)
 from tracked_emails
+cross join delay
 cross join lateral (select
   case when $4::boolean then earliest_open_at else earliest_credible_open_at end as earliest) as counted
 cross join lateral (select
   case when counted.earliest is null then -1
-       else width_bucket((extract(epoch from counted.earliest - sent_time))::float8, $3::float8[]) end as first_open,
+       else width_bucket(counted.earliest - sent_time, delay.limits) end as first_open,
   case when earliest_human_open_at is null then -1
-       else width_bucket((extract(epoch from earliest_human_open_at - sent_time))::float8, $3::float8[])
-  end as first_human_open) as opened
+       else width_bucket(earliest_human_open_at - sent_time, delay.limits) end as first_human_open) as opened
 where first_opened_at >= $1 and first_opened_at < $2
   and (user_id <> 'doctor' or not starts_with(email_id, 'doctor-'))
 group by first_open, first_human_open
@@ -190,6 +198,10 @@ impl Work for ReadCharts<'_> {
         if (self.is_known)(&revisions) {
             return Ok((revisions, None));
         }
+        let statement = tx.prepare_cached(ZONE).await.in_statement(ZONE_NAME)?;
+        tx.query(&statement, &[&self.charts.zone])
+            .await
+            .in_statement(ZONE_NAME)?;
         let span = (self.charts.since, self.charts.until);
         let stale = Stale::read(tx, span).await?;
         let mut found = Found {
@@ -299,8 +311,12 @@ impl Stale {
         let period = charts.period.as_str();
         let mut parameters = self.parameters(&span);
         parameters.extend([&period as &(dyn ToSql + Sync), &charts.zone]);
-        let statement = tx.prepare_cached(TIMES).await.in_statement(TIMES_NAME)?;
-        for row in tx.query(&statement, &parameters).await.in_statement(TIMES_NAME)? {
+        let statement = tx.prepare_cached(TIMES).await.in_statement("opens_over_time")?;
+        for row in tx
+            .query(&statement, &parameters)
+            .await
+            .in_statement("opens_over_time")?
+        {
             let opens = opens(&row, 3)?;
             match row.try_get(0)? {
                 Some(at) => found.periods.push(OfPeriod { at, opens }),
