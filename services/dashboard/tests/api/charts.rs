@@ -17,7 +17,7 @@ const MINUTE: i64 = 60_000;
 const DAY: i64 = 24 * 60 * MINUTE;
 
 /// What a recorder does from time to time, to all slots of which `which` is true.
-pub async fn count_slots(client: &Client, which: &str) {
+pub(crate) async fn count_slots(client: &Client, which: &str) {
     client
         .batch_execute(&format!(
             "delete from slot_opens; delete from slot_kinds; delete from day_kinds;
