@@ -13,6 +13,7 @@ COMMANDS
 
 FROM debian:bookworm-slim AS base
 COPY --from=build --link /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+COPY --link LICENSE NOTICE /usr/share/doc/email-tracker/
 ENV LISTEN=0.0.0.0 ADMIN_PORT=9090
 USER 65532:65532
 
@@ -43,6 +44,7 @@ ENTRYPOINT ["email-tracker"]
 # PostgreSQL's own programs copy its databases; they may not be older than the server.
 FROM postgres:18 AS backup
 COPY --from=build --link /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+COPY --link LICENSE NOTICE /usr/share/doc/email-tracker/
 COPY --from=build --link /out/email-tracker /usr/local/bin/email-tracker
 RUN install -d -o 65532 -g 65532 -m 700 /backups
 ENV BACKUP_DIR=/backups BACKUP_METRICS_DIR=/metrics

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
+import tempfile
 import time
 import unittest
 from pathlib import Path
@@ -318,6 +320,23 @@ class Faults(unittest.TestCase):
         self.addCleanup(self.start, "pixel")
         self.fires("PixelDown", "PublicAddressFails")
 
-    def test_13_all_alerts_were_seen_but_those_whose_fault_is_not_planted(self):
+    def test_13_a_geoip_database_that_breaks(self):
+        stack = self.stack
+        self.before("GeoipRefused")
+        folder = Path(tempfile.mkdtemp(prefix="geoip", dir=stack.folder.name))
+        folder.chmod(0o755)
+        file = folder / "own.mmdb"
+        shutil.copy(ROOT / "services" / "recorder" / "data" / "geo" / "countries.mmdb", file)
+        stack.settings |= {"GEOIP_DIR": folder, "GEOIP_DATABASE": "/geoip/own.mmdb"}
+        stack.up()
+        whole = file.read_bytes()
+        for content in (whole[:-100], whole):
+            (folder / "new").write_bytes(content)
+            (folder / "new").rename(file)
+            if content != whole:
+                self.fires("GeoipRefused")
+        stack.quiet("GeoipRefused")
+
+    def test_14_all_alerts_were_seen_but_those_whose_fault_is_not_planted(self):
         names = {name.removeprefix("EmailTracker") for name in NAMES}
         self.assertEqual(names - self.planted, NOT_PLANTED)

@@ -93,3 +93,12 @@ class ClientAddress(unittest.TestCase):
         self.stack.curl(self.stack.direct + mail.pixel, "-H", "X-Forwarded-For: 192.0.2.1, 2001:db8::1")
         self.stack.recorded(mail)
         self.assertEqual(self.stack.hits(mail)[0]["ip_address"], "2001:db8::1")
+
+    def test_its_country_is_known_unless_it_is_a_proxys(self):
+        for agent, country in [("curl/8.5.0", "NL"), ("YahooMailProxy; https://help.yahoo.com/", None)]:
+            with self.subTest(agent):
+                mail = Mail()
+                from_there = ["-H", "X-Forwarded-For: 193.0.6.139", "-A", agent]
+                self.stack.curl(self.stack.direct + mail.pixel, *from_there)
+                self.stack.recorded(mail)
+                self.assertEqual(self.stack.hits(mail)[0]["geo_country"], country)

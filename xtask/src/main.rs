@@ -14,6 +14,7 @@
 mod bench;
 mod client;
 mod faults;
+mod fill;
 mod load;
 mod programs;
 mod stack;
@@ -26,6 +27,8 @@ use clap::Parser;
 enum Task {
     /// Runs real services under load while things go wrong, and holds the tables against the reference model.
     Faults(faults::Options),
+    /// Fills an empty database with made-up hits, many of them fast, to see how the product does with as many.
+    Fill(fill::Options),
     /// Measures what the product costs and how fast it is, on this machine.
     Bench(bench::Options),
 }
@@ -34,6 +37,7 @@ enum Task {
 async fn main() -> anyhow::Result<()> {
     match Task::parse() {
         Task::Faults(options) => faults::run(options).await,
+        Task::Fill(options) => fill::run(options).await,
         Task::Bench(options) => bench::run(options).await,
     }
 }

@@ -41,6 +41,11 @@ impl Programs {
         })
     }
 
+    /// Those that are in `folder` already.
+    pub(crate) fn built_in(folder: PathBuf) -> Self {
+        Self { folder }
+    }
+
     /// Copies of them, so that a build in the meantime changes nothing of what runs.
     pub(crate) fn copied_to(&self, folder: PathBuf) -> anyhow::Result<Self> {
         fs::create_dir_all(&folder)?;

@@ -230,11 +230,11 @@ impl From<PoolError> for Error {
 
 /// Names the statement that failed.
 pub trait InStatement<T> {
-    /// Turns the driver's error into an [`Error`] of the statement `name`.
+    /// Turns the error into an [`Error`] of the statement `name`.
     fn in_statement(self, name: &'static str) -> Result<T, Error>;
 }
 
-impl<T> InStatement<T> for Result<T, tokio_postgres::Error> {
+impl<T, E: Into<Error>> InStatement<T> for Result<T, E> {
     fn in_statement(self, name: &'static str) -> Result<T, Error> {
         self.map_err(|error| Error {
             statement: Some(name),

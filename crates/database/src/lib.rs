@@ -28,6 +28,7 @@
 
 mod citus;
 mod config;
+mod copy;
 mod error;
 mod metrics;
 mod migrations;
@@ -39,6 +40,7 @@ mod tls;
 
 pub use citus::{DistributeError, Distributed, distribute, is_distributed};
 pub use config::{Config, ConfigError};
+pub use copy::CopyIn;
 pub use error::{Error, ErrorKind, InStatement};
 pub use migrations::{
     MigrateError, Migrated, SCHEMA_VERSION, SchemaError, check_schema, migrate, schema_version,

@@ -11,22 +11,27 @@ use std::time::Duration;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Session {
     settings: Vec<(&'static str, String)>,
+    generic_plans: bool,
     read_only: bool,
     per_transaction: bool,
 }
 
 impl Session {
     /// The recorder's: its statements look around single keys, so they must stay on the indexes whatever the planner's
-    /// statistics say at the moment, for example just after a bulk load.
+    /// statistics say at the moment, for example just after a bulk load. They are planned once for each connection; but
+    /// on Citus, which finds a statement's shards when it plans and for that needs its parameters, as the server likes.
     #[must_use]
     pub fn recorder() -> Self {
-        Self::default()
+        let session = Self::default()
             .set("timezone", "UTC")
             .set("enable_seqscan", "off")
             .set("enable_hashjoin", "off")
             .set("enable_mergejoin", "off")
-            .set("jit", "off")
-            .set("plan_cache_mode", "force_generic_plan")
+            .set("jit", "off");
+        Self {
+            generic_plans: true,
+            ..session
+        }
     }
 
     /// The dashboard's: it only reads, and no read may run longer than `statement_timeout`.
@@ -66,22 +71,28 @@ impl Session {
 
     /// To run on each new connection.
     pub(crate) fn on_connection(&self) -> Option<String> {
-        (!self.per_transaction).then(|| self.statements("set")).flatten()
+        (!self.per_transaction).then(|| self.statements(false)).flatten()
     }
 
     /// To run at the beginning of each transaction.
     pub(crate) fn on_transaction(&self) -> Option<String> {
-        self.per_transaction
-            .then(|| self.statements("set local"))
-            .flatten()
+        self.per_transaction.then(|| self.statements(true)).flatten()
     }
 
-    fn statements(&self, set: &str) -> Option<String> {
-        let statements: Vec<String> = self
+    fn statements(&self, local: bool) -> Option<String> {
+        let set = if local { "set local" } else { "set" };
+        let mut statements: Vec<String> = self
             .settings
             .iter()
             .map(|(name, value)| format!("{set} {name} = '{}'", value.replace('\'', "''")))
             .collect();
+        if self.generic_plans {
+            // A server that has loaded Citus knows its settings, whether this database is distributed yet or not.
+            statements.push(format!(
+                "select set_config('plan_cache_mode', case when current_setting('citus.shard_count', true) is null \
+                 then 'force_generic_plan' else 'auto' end, {local})"
+            ));
+        }
         (!statements.is_empty()).then(|| statements.join("; "))
     }
 }

@@ -378,6 +378,15 @@ async fn sessions_have_their_services_settings() {
             );
         }
     }
+    // As where Citus is loaded, which plans nothing before it knows the parameters.
+    let admin = test.superuser().await;
+    let load = "do $$ begin execute format('alter database %I set citus.shard_count = 32', current_database()); end $$";
+    admin.batch_execute(load).await.expect("a setting");
+    for session in [Session::recorder(), Session::recorder().per_transaction()] {
+        let recorder = Database::open(&config(RECORDER_ROLE).session(session), &meter()).expect("a pool");
+        assert_eq!(show(&recorder, "plan_cache_mode").await.as_deref(), Some("auto"));
+        assert_eq!(show(&recorder, "enable_seqscan").await.as_deref(), Some("off"));
+    }
     let dashboard = Session::dashboard(Duration::from_millis(1_500));
     for session in [dashboard.clone(), dashboard.per_transaction()] {
         let dashboard = Database::open(&config(DASHBOARD_ROLE).session(session), &meter()).expect("a pool");

@@ -200,6 +200,45 @@ async fn connections_beyond_the_limit_wait() {
     assert!(third.await.unwrap().ends_with("hello to 127.0.0.1"));
 }
 
+/// Whoever says nothing, or half of a head, or nothing more, is hung up on; but not on whom is still being answered.
+#[tokio::test]
+async fn a_head_that_does_not_come_ends_its_connection_and_an_answer_that_takes_long_does_not() {
+    const HEAD_TIME: Duration = Duration::from_millis(200);
+    let stop = CancellationToken::new();
+    let slow = Router::new()
+        .route("/waits", get(async || tokio::time::sleep(5 * HEAD_TIME).await))
+        .route(
+            "/streams",
+            get(async || {
+                let parts = futures::stream::unfold(0, async |number| {
+                    tokio::time::sleep(HEAD_TIME / 2).await;
+                    (number < 10).then(|| (Ok::<_, std::io::Error>(format!("{number},")), number + 1))
+                });
+                axum::body::Body::from_stream(parts)
+            }),
+        )
+        .fallback(async || "hello");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let limits = Limits {
+        head_time: HEAD_TIME,
+        ..Limits::default()
+    };
+    tokio::spawn(serve(listener, slow, limits, GRACE, stop.clone()));
+    let exchange = async |says: &'static str| exchange(address, says).await;
+    let (silent, half, once, waits, streams) = tokio::join!(
+        exchange(""),
+        exchange("GET / HTTP/1.1\r\nHo"),
+        exchange("GET / HTTP/1.1\r\n\r\n"),
+        exchange("GET /waits HTTP/1.1\r\n\r\n"),
+        exchange("GET /streams HTTP/1.1\r\n\r\n"),
+    );
+    assert_eq!((silent.as_str(), half.as_str()), ("", ""));
+    assert!(once.ends_with("hello"), "{once}");
+    assert!(waits.starts_with("HTTP/1.1 200"), "{waits}");
+    assert!(streams.contains("9,"), "{streams}");
+}
+
 /// hyper keeps a connection's largest buffer as long as the connection: there must not be many of them, nor for long.
 #[tokio::test]
 async fn large_heads_are_few_at_once_and_end_their_connection() {

@@ -26,11 +26,16 @@ pub fn is_google_image_proxy(user_agent: Option<&str>) -> bool {
 /// The diagnostics look at these hits alone, since anyone can write that name into a user agent.
 #[must_use]
 pub fn is_google_proxy_hit(user_agent: Option<&str>, client_address: IpAddr) -> bool {
-    let from_google = match client_address.to_canonical() {
+    is_google_proxy_network(client_address) && is_google_image_proxy(user_agent)
+}
+
+/// Whether Gmail's image proxy is seen to come from there.
+#[must_use]
+pub fn is_google_proxy_network(client_address: IpAddr) -> bool {
+    match client_address.to_canonical() {
         IpAddr::V4(address) => matches!(address.octets(), [66, 249, ..] | [64, 233, ..] | [74, 125, ..]),
         IpAddr::V6(_) => false,
-    };
-    from_google && is_google_image_proxy(user_agent)
+    }
 }
 
 #[cfg(test)]

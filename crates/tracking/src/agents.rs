@@ -260,6 +260,19 @@ impl AgentClass {
         }
     }
 
+    /// Whether what is fetched this way comes from a provider's machines, whose address says nothing of where a reader is.
+    #[must_use]
+    pub const fn hides_reader(self) -> bool {
+        match self {
+            Self::GmailProxy
+            | Self::YahooProxy
+            | Self::MicrosoftProxy
+            | Self::MicrosoftScanner
+            | Self::ApplePrivacy => true,
+            Self::Browser | Self::MailClient | Self::SecurityScanner | Self::Bot | Self::Unknown => false,
+        }
+    }
+
     /// The agents of this class.
     pub fn agents(self) -> impl Iterator<Item = Agent> {
         Agent::ALL.into_iter().filter(move |agent| agent.class() == self)
@@ -302,9 +315,10 @@ impl Confidence {
     }
 }
 
-/// What a user agent says by itself.
+/// What a user agent says by itself, whoever sent it and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sign {
+#[allow(missing_docs, reason = "the classes say what each is")]
+pub enum Sign {
     Browser,
     MailClient,
     WebKit,
@@ -457,22 +471,35 @@ impl Agents {
     /// Who made `hit`, by what its own token says of when the mail was sent.
     #[must_use]
     pub fn of_hit(&self, hit: &Hit) -> Agent {
+        self.of_signed_hit(self.sign(hit.user_agent.as_deref()), hit)
+    }
+
+    /// [`of_hit`](Self::of_hit) by what its user agent says, for who has looked at that before.
+    #[must_use]
+    pub fn of_signed_hit(&self, sign: Option<Sign>, hit: &Hit) -> Agent {
         let sent_at = Timestamp::parse_iso(&hit.token.sent_at);
-        self.of(
-            hit.user_agent.as_deref(),
-            hit.client_address,
-            sent_at.map(|sent_at| hit.opened_at.millis_since(sent_at)),
-        )
+        let since_sent_ms = sent_at.map(|sent_at| hit.opened_at.millis_since(sent_at));
+        self.of_signed(sign, hit.user_agent.as_deref(), hit.client_address, since_sent_ms)
     }
 
     /// Who it was, by user agent, address, and milliseconds since the mail was sent; a hit before that says that one of the
     /// clocks is wrong, and nothing else.
     #[must_use]
     pub fn of(&self, user_agent: Option<&str>, client_address: IpAddr, since_sent_ms: Option<i64>) -> Agent {
+        self.of_signed(self.sign(user_agent), user_agent, client_address, since_sent_ms)
+    }
+
+    fn of_signed(
+        &self,
+        sign: Option<Sign>,
+        user_agent: Option<&str>,
+        client_address: IpAddr,
+        since_sent_ms: Option<i64>,
+    ) -> Agent {
         let user_agent = user_agent.unwrap_or_default().trim();
         let network = self.network(client_address);
         let within = |span_ms: i64| since_sent_ms.is_some_and(|since| (0..=span_ms).contains(&since));
-        match (self.sign(user_agent), network) {
+        match (sign, network) {
             // Whoever says what they are is believed, unless it is what everybody says.
             (Some(Sign::GmailProxy), _) => Agent::GmailProxy,
             (Some(Sign::YahooProxy), _) => Agent::YahooProxy,
@@ -500,8 +527,10 @@ impl Agents {
         }
     }
 
-    /// What the first rule says that fits.
-    fn sign(&self, user_agent: &str) -> Option<Sign> {
+    /// What the first rule says that fits the user agent.
+    #[must_use]
+    pub fn sign(&self, user_agent: Option<&str>) -> Option<Sign> {
+        let user_agent = user_agent.unwrap_or_default().trim();
         let fits = |test: Test, start: usize, end: usize| match test {
             Test::Has => true,
             Test::Starts => start == 0,

@@ -22,8 +22,15 @@ impl DedupKey {
     #[must_use]
     pub fn of(client_address: IpAddr, user_agent: Option<&str>) -> Self {
         if agent::is_proxy(user_agent) {
-            return Self::PROXY;
+            Self::PROXY
+        } else {
+            Self::of_reader(client_address, user_agent)
         }
+    }
+
+    /// The same, of a user agent that is known to be no proxy's.
+    #[must_use]
+    pub fn of_reader(client_address: IpAddr, user_agent: Option<&str>) -> Self {
         let address = match client_address {
             IpAddr::V4(address) => address.to_ipv6_mapped(),
             IpAddr::V6(address) => address,

@@ -48,7 +48,7 @@ async fn run(settings: &DatabaseSettings, rules: Rules) -> anyhow::Result<()> {
         instance: "reclassify".to_owned(),
         workers: NonZeroUsize::MIN,
         rules,
-        geoip_database: None,
+        geoip_database: recorder::GeoDatabase::Off,
     };
     let recorder = Recorder::new(database, recorder, metrics.meter())?;
     let now = SystemClock.now();
@@ -57,7 +57,7 @@ async fn run(settings: &DatabaseSettings, rules: Rules) -> anyhow::Result<()> {
         let step = recorder.reclassify(now).await.context("cannot classify")?;
         hits += step.hits;
         if step.until.is_none() {
-            println!("{config}: all hits are classified; {hits} were by others than had been thought");
+            println!("{config}: all hits are classified; {hits} changed");
             return Ok(());
         }
     }

@@ -113,7 +113,7 @@ fn series(text: &str) -> BTreeSet<String> {
 
 /// The unit of a metric: part of its name, or the thing that is counted.
 fn unit(name: &str) -> &'static str {
-    const ENDINGS: [(&str, &str); 28] = [
+    const ENDINGS: [(&str, &str); 29] = [
         ("_seconds", "seconds"),
         ("_seconds_total", "seconds"),
         ("_bytes", "bytes"),
@@ -133,6 +133,7 @@ fn unit(name: &str) -> &'static str {
         ("_batches_total", "batches"),
         ("_forward_errors_total", "batches"),
         ("_partitions_made_total", "partitions"),
+        ("_geoip_refused", "files"),
         ("_removed_total", "months, marks or emails"),
         ("_upkeep_total", "rounds"),
         ("_rows_total", "rows"),

@@ -40,6 +40,7 @@ use crate::{
 };
 pub use crate::{
     addresses::Shortened,
+    geo::GeoDatabase,
     reassess::Reclassified,
     retention::Removed,
     settings::{AGENT_NETWORKS, SETTINGS, Settings, read_agents},
@@ -116,6 +117,10 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         ),
     );
     tasks.spawn("health", health::report(schema, reporter, stop.clone()));
+    tasks.spawn(
+        "geoip",
+        geo::follow(recorder.geo(), recorder.metrics().clone(), stop.clone()),
+    );
     tasks.spawn("upkeep", upkeep::run(recorder, keeping, clock, stop.clone()));
     tasks.spawn(
         "grpc",

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use opentelemetry::{
     KeyValue,
-    metrics::{Counter, Histogram, Meter, UpDownCounter},
+    metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter},
 };
 use recorder_api::Outcome;
 use tonic::Code;
@@ -41,6 +41,8 @@ pub(crate) struct Metrics {
     upkeep: Counter<u64>,
     workers: UpDownCounter<i64>,
     workers_busy: UpDownCounter<i64>,
+    geoip_built: Gauge<u64>,
+    geoip_refused: Gauge<u64>,
 }
 
 impl Metrics {
@@ -115,6 +117,18 @@ impl Metrics {
                 "email_tracker.recorder.workers.busy",
                 "Workers in a transaction now",
             ),
+            geoip_built: meter
+                .u64_gauge("email_tracker.recorder.geoip.built.timestamp")
+                .with_unit("s")
+                .with_description("When the GeoIP database in use was built; 0 if there is none")
+                .build(),
+            geoip_refused: meter
+                .u64_gauge("email_tracker.recorder.geoip.refused")
+                .with_unit("{file}")
+                .with_description(
+                    "1 while the file at GEOIP_DATABASE cannot be read, and the one before it is in use",
+                )
+                .build(),
         };
         metrics.start_at_zero();
         metrics
@@ -184,6 +198,17 @@ impl Metrics {
     /// A task of upkeep is done, or has failed.
     pub(crate) fn kept_up(&self, task: Task, succeeded: bool) {
         self.upkeep.add(1, &upkeep_labels(task, succeeded));
+    }
+
+    /// The GeoIP database in use is a good one, built then.
+    pub(crate) fn geoip_taken_over(&self, built_at: u64) {
+        self.geoip_built.record(built_at, &[]);
+        self.geoip_refused.record(0, &[]);
+    }
+
+    /// There is a GeoIP database that cannot be read.
+    pub(crate) fn geoip_refused(&self) {
+        self.geoip_refused.record(1, &[]);
     }
 
     /// This recorder has `count` workers more.

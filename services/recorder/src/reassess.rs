@@ -40,7 +40,8 @@ delete from upkeep where task = $1";
 
 const HITS: &str = "-- reassess: hits of a step
 select hit.email_id, hit.opened_at, hit.event_id, hit.agent, hit.confidence,
-       hit.client_address, hit.user_agent, email.sent_at
+       hit.client_address, hit.user_agent, email.sent_at,
+       num_nonnulls(hit.geo_country, hit.geo_region, hit.geo_city, hit.latitude) > 0
 from hits as hit join tracked_emails as email on email.email_id = hit.email_id
 where hit.opened_at >= $1 and hit.opened_at < $2";
 
@@ -68,16 +69,23 @@ where seen.confidence <> 'automated'";
 
 /// What is stored of them, under the lock of their emails.
 const BEFORE: &str = "-- reassess: hits as they are
-select new.place, hit.agent, hit.confidence, hit.is_open
+select new.place, hit.agent, hit.confidence, hit.is_open,
+       num_nonnulls(hit.geo_country, hit.geo_region, hit.geo_city, hit.latitude) > 0
 from unnest($1::text[], $2::timestamptz[], $3::uuid[]) with ordinality as new (email_id, opened_at, event_id, place)
 join hits as hit
   on hit.email_id = new.email_id and hit.opened_at = new.opened_at and hit.event_id = new.event_id
   -- in shards: and hit.email_id = any($1)";
 
+/// What comes through a proxy loses its place, which was the proxy's.
 const UPDATE_HITS: &str = "-- reassess: update hits
-update hits set agent = new.agent, confidence = new.confidence
-from unnest($1::text[], $2::timestamptz[], $3::uuid[], $4::text[], $5::text[])
-  as new (email_id, opened_at, event_id, agent, confidence)
+update hits set agent = new.agent, confidence = new.confidence,
+    geo_country = case when not new.hidden then hits.geo_country end,
+    geo_region = case when not new.hidden then hits.geo_region end,
+    geo_city = case when not new.hidden then hits.geo_city end,
+    latitude = case when not new.hidden then hits.latitude end,
+    longitude = case when not new.hidden then hits.longitude end
+from unnest($1::text[], $2::timestamptz[], $3::uuid[], $4::text[], $5::text[], $6::bool[])
+  as new (email_id, opened_at, event_id, agent, confidence, hidden)
 where hits.email_id = new.email_id and hits.opened_at = new.opened_at and hits.event_id = new.event_id
   -- in shards: and hits.email_id = any($1)";
 
@@ -141,7 +149,7 @@ pub(crate) const NAMES: [&str; 5] = [
 /// What one step did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reclassified {
-    /// Hits that are by another agent now, or believed otherwise.
+    /// Hits that are by another agent now, believed otherwise, or without the place of a proxy.
     pub hits: u64,
     /// Up to when all hits are classified by the present rules; `None` if that is all of them.
     pub until: Option<Timestamp>,
@@ -327,7 +335,8 @@ fn outdated(agents: &Agents, row: &Row) -> Result<Option<Finding>, Error> {
     } else {
         agent.confidence()
     };
-    if (agent.as_str(), confidence.as_str()) == (before, confidence_before) {
+    let is_misplaced = row.try_get(8)? && agent.class().hides_reader();
+    if (agent.as_str(), confidence.as_str()) == (before, confidence_before) && !is_misplaced {
         return Ok(None);
     }
     Ok(Some(Finding {
@@ -421,13 +430,19 @@ impl Work for Reassess<'_> {
         let event_id: Vec<Uuid> = news.iter().map(|(new, _)| new.event_id).collect();
         let agent: Vec<&str> = news.iter().map(|(new, _)| new.agent.as_str()).collect();
         let confidence: Vec<&str> = news.iter().map(|(new, _)| new.confidence.as_str()).collect();
+        let hidden: Vec<bool> = (news.iter())
+            .map(|(new, _)| new.agent.class().hides_reader())
+            .collect();
         let update = tx
             .prepare_cached(&self.layout.form(UPDATE_HITS))
             .await
             .in_statement("reassess_hits")?;
-        tx.execute(&update, &[&email_id, &opened_at, &event_id, &agent, &confidence])
-            .await
-            .in_statement("reassess_hits")?;
+        tx.execute(
+            &update,
+            &[&email_id, &opened_at, &event_id, &agent, &confidence, &hidden],
+        )
+        .await
+        .in_statement("reassess_hits")?;
         self.count(tx, &news).await?;
         // Besides opens, also those that no chart shows: there are few.
         slots::mark_stale(tx, opened_at.iter().map(|at| at.0)).await?;
@@ -461,7 +476,8 @@ impl Reassess<'_> {
                 continue;
             };
             let (agent, confidence): (&str, &str) = (row.try_get(1)?, row.try_get(2)?);
-            if (agent, confidence) != (new.agent.as_str(), new.confidence.as_str()) {
+            let is_misplaced = row.try_get(4)? && new.agent.class().hides_reader();
+            if (agent, confidence) != (new.agent.as_str(), new.confidence.as_str()) || is_misplaced {
                 let is_open: bool = row.try_get(3)?;
                 let before = Confidence::named(confidence).unwrap_or(Confidence::Unclear);
                 news.push((new, is_open.then_some(before)));

@@ -1,10 +1,12 @@
 //! What the operator sets.
 
-use std::{collections::BTreeSet, num::NonZeroUsize, path::PathBuf};
+use std::{collections::BTreeSet, num::NonZeroUsize, path::Path};
 
 use database::{Config, Session};
 use service_kit::{Common, Reader, Secret, Setting};
 use tracking::{Rules, agents::Agents};
+
+use crate::geo::GeoDatabase;
 
 const DATABASE_URL: Setting = Setting::secret(
     "DATABASE_URL",
@@ -60,8 +62,8 @@ const ANONYMIZE_DAYS: Setting = Setting::new(
 );
 const GEOIP_DATABASE: Setting = Setting::new(
     "GEOIP_DATABASE",
-    "",
-    "A MaxMind DB (`.mmdb`) file of cities or countries; unset: places stay unknown.",
+    "the countries shipped with it",
+    "A MaxMind DB (`.mmdb`) file of cities or countries, taken over anew when it is replaced; `off`: places stay unknown.",
 );
 
 /// Whose networks tell agents, where the operator says.
@@ -125,7 +127,7 @@ pub struct Settings {
     /// Days after which addresses are shortened.
     pub anonymize_days: Option<u32>,
     /// Where addresses are.
-    pub geoip_database: Option<PathBuf>,
+    pub geoip_database: GeoDatabase,
 }
 
 impl Settings {
@@ -175,7 +177,11 @@ impl Settings {
             retention_days: read_days(reader, &RETENTION_DAYS),
             keep_counts: reader.word(&KEEP_COUNTS, false, &[("true", true), ("false", false)]),
             anonymize_days: read_days(reader, &ANONYMIZE_DAYS),
-            geoip_database: reader.path(&GEOIP_DATABASE),
+            geoip_database: match reader.path(&GEOIP_DATABASE) {
+                None => GeoDatabase::Shipped,
+                Some(off) if off == Path::new("off") => GeoDatabase::Off,
+                Some(path) => GeoDatabase::File(path),
+            },
             common,
         }
     }
@@ -256,7 +262,8 @@ mod tests {
         let settings = read(&[URL]).unwrap();
         assert_eq!(settings.rules, Rules::default());
         assert_eq!(settings.workers.get(), 2);
-        assert_eq!((settings.retention_days, settings.geoip_database), (None, None));
+        assert_eq!(settings.retention_days, None);
+        assert_eq!(settings.geoip_database, GeoDatabase::Shipped);
         assert_eq!(settings.common.listen.to_string(), "127.0.0.1:50051");
         assert_eq!(settings.common.admin.to_string(), "127.0.0.1:9083");
     }

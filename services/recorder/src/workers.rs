@@ -6,7 +6,6 @@ use std::{
     fmt,
     hash::{DefaultHasher, Hash, Hasher},
     num::NonZeroUsize,
-    path::PathBuf,
     sync::Arc,
 };
 
@@ -22,7 +21,7 @@ use crate::{
     describe::Describer,
     device::Devices,
     doctor,
-    geo::Places,
+    geo::{Geo, GeoDatabase},
     metrics::Metrics,
     partitions::{Month, Partitions},
     reassess::{self, Reclassified},
@@ -45,8 +44,8 @@ pub struct RecorderConfig {
     pub workers: NonZeroUsize,
     /// What the operator set about verdicts.
     pub rules: Rules,
-    /// A MaxMind DB file that says where addresses are.
-    pub geoip_database: Option<PathBuf>,
+    /// What says where addresses are.
+    pub geoip_database: GeoDatabase,
 }
 
 struct Shared {
@@ -87,10 +86,11 @@ impl Recorder {
             rules,
             geoip_database,
         } = config;
-        let places = geoip_database.as_deref().map(Places::open).transpose()?;
-        let describer = Describer::new(Devices::new()?, places, rules.agents.clone());
+        let geo = Arc::new(Geo::open(geoip_database)?);
         let metrics = Metrics::new(meter);
+        metrics.geoip_taken_over(geo.built_at());
         metrics.workers(workers.get());
+        let describer = Describer::new(Devices::new()?, geo, rules.agents.clone());
         let workers = (0..workers.get())
             .map(|number| Worker {
                 writer: format!("{instance}/{number}"),
@@ -114,6 +114,11 @@ impl Recorder {
     /// The recorder's instruments.
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+
+    /// Where it looks places up.
+    pub(crate) fn geo(&self) -> Arc<Geo> {
+        Arc::clone(self.0.describer.geo())
     }
 
     /// Sees to it that hits of `months` find their partitions.

@@ -18,6 +18,12 @@ use tracking::{Fact, Rules, model};
 
 const SHARDS: u16 = 8;
 
+/// As a server is that has loaded Citus, before any database of it is distributed.
+async fn load_citus(database: &TestDatabase) {
+    let statement = "do $$ begin execute format('alter database %I set citus.shard_count = 32', current_database()); end $$";
+    database.superuser().await.batch_execute(statement).await.unwrap();
+}
+
 async fn distribute(database: &TestDatabase) -> Client {
     let client = database.superuser().await;
     client.batch_execute(CITUS_STAND_IN).await.unwrap();
@@ -115,6 +121,7 @@ async fn what_comes_out_of_order_is_judged_as_anywhere() {
 #[tokio::test]
 async fn a_recorder_that_runs_while_the_tables_are_distributed_goes_on_after_one_refusal() {
     let database = fresh_database().await;
+    load_citus(&database).await;
     let recorder = recorder(&database, "r", &Rules::default());
     let all = many();
     let (first, second) = all.split_at(all.len() / 2);

@@ -38,6 +38,30 @@ pub(super) async fn flood(
     Ok(begun.elapsed())
 }
 
+/// Opens so many connections, has a hit answered on each, and keeps them open.
+pub(super) async fn hold(
+    hits: &Arc<Hits>,
+    to: SocketAddr,
+    connections: usize,
+) -> anyhow::Result<Vec<TcpStream>> {
+    let mut held = Vec::with_capacity(connections);
+    while held.len() < connections {
+        let mut opening = JoinSet::new();
+        for _ in 0..(connections - held.len()).min(64) {
+            let request = hits.take(to);
+            opening.spawn(async move {
+                let mut stream = connect(to).await?;
+                exchange(&mut stream, &request, &mut Vec::new()).await?;
+                io::Result::Ok(stream)
+            });
+        }
+        while let Some(opened) = opening.join_next().await {
+            held.push(opened?.context("a connection to be held")?);
+        }
+    }
+    Ok(held)
+}
+
 /// One hit on a connection of its own.
 pub(super) async fn hit(to: SocketAddr, request: &[u8]) -> io::Result<()> {
     let mut stream = TcpStream::connect(to).await?;

@@ -11,6 +11,7 @@ use tokio::time::sleep;
 use super::{
     Bench,
     flood::flood,
+    headlines::Goal,
     hits::Hits,
     process::{Memory, forget_peak, memory},
     report::{Cell, Report, Table},
@@ -75,6 +76,16 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Report> {
         peak: memories.iter().map(|memory| memory.peak).sum(),
     };
     rows.push(row("all three", &sum(&idle), &sum(&loaded)));
+    bench.headlines.note(
+        "memory of the three services, idle",
+        Goal::AtMost(60.0),
+        Cell::Bytes(sum(&idle).resident),
+    );
+    bench.headlines.note(
+        format!("the pixel's memory at {CONNECTIONS} connections under load"),
+        Goal::AtMost(32.0),
+        Cell::Bytes(loaded[0].peak),
+    );
     Ok(Report {
         title: "footprint: memory of the services",
         notes: vec![

@@ -3,8 +3,12 @@
 //! do not agree.
 
 mod backlog;
+mod compose;
+mod edge;
 mod flood;
 mod footprint;
+mod growth;
+mod headlines;
 mod hits;
 mod machine;
 mod nginx;
@@ -12,11 +16,19 @@ mod opens;
 mod outage;
 mod phases;
 mod pixel;
+mod polls;
 mod process;
+mod psql;
+mod reader;
+mod reads;
 mod recorder;
 mod report;
+mod start;
+mod stats;
 mod steady;
 mod subject;
+mod upkeep;
+mod visible;
 mod wrk;
 
 use std::{
@@ -29,7 +41,7 @@ use std::{
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 
-use self::report::Report;
+use self::{headlines::Headlines, report::Report};
 use crate::programs::Programs;
 
 /// The workspace.
@@ -40,6 +52,18 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 pub(crate) struct Options {
     /// The measurements; all of them if none is named.
     names: Vec<Name>,
+    /// How many hits `growth` stores beside a million: about 700 bytes of disk each.
+    #[arg(long, default_value_t = 30_000_000)]
+    hits: u32,
+    /// The folder of programs that are built already, such as another revision's; else they are built.
+    #[arg(long)]
+    programs: Option<PathBuf>,
+    /// How long `upkeep` loads the database, in minutes.
+    #[arg(long, default_value_t = 10)]
+    minutes: u32,
+    /// Wait for Enter once `growth` has filled its databases: what comes then wants the machine to itself.
+    #[arg(long)]
+    pause: bool,
 }
 
 /// A measurement.
@@ -53,6 +77,18 @@ enum Name {
     Pixel,
     /// The recorder against binary COPY of the same rows.
     Recorder,
+    /// The dashboard's lists against psql, unchanged, compressed, by pages, and under load.
+    Reads,
+    /// From the pixel's answer until the open is in the dashboard's API.
+    Visible,
+    /// Batches, polls and pages with a million hits stored and with many.
+    Growth,
+    /// What a load leaves to vacuum, and retention while hits are recorded.
+    Upkeep,
+    /// The pixel by itself, through Caddy and through nginx. Needs Docker.
+    Edge,
+    /// Until everything answers, natively and by compose, and what the images weigh. Needs Docker.
+    Start,
     /// Memory of the services, idle and under load.
     Footprint,
 }
@@ -64,6 +100,12 @@ impl Name {
             Self::Backlog => backlog::measure(bench).await,
             Self::Pixel => pixel::measure(bench).await,
             Self::Recorder => recorder::measure(bench).await,
+            Self::Reads => reads::measure(bench).await,
+            Self::Visible => visible::measure(bench).await,
+            Self::Growth => growth::measure(bench).await,
+            Self::Upkeep => upkeep::measure(bench).await,
+            Self::Edge => edge::measure(bench).await,
+            Self::Start => start::measure(bench).await,
             Self::Footprint => footprint::measure(bench).await,
         }
     }
@@ -74,6 +116,20 @@ struct Bench {
     programs: Programs,
     /// For results, and for what a measurement leaves on disk while it runs.
     folder: PathBuf,
+    /// What has a goal.
+    headlines: Headlines,
+    options: Options,
+}
+
+impl Bench {
+    /// Waits for Enter, if that was asked for.
+    fn pause(&self, what: &str) -> anyhow::Result<()> {
+        if self.options.pause {
+            println!("{what}; press Enter to go on");
+            std::io::stdin().read_line(&mut String::new())?;
+        }
+        Ok(())
+    }
 }
 
 /// Measures, prints, and keeps the results as JSON in `target/bench`.
@@ -82,15 +138,24 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         return as_it_is_shipped();
     }
     let folder = Path::new(ROOT).join("target/bench");
-    let programs = Programs::build(true)?.copied_to(folder.join("programs"))?;
-    let bench = Bench { programs, folder };
+    let programs = match &options.programs {
+        Some(built) => Programs::built_in(built.clone()),
+        None => Programs::build(true)?,
+    };
+    let programs = programs.copied_to(folder.join("programs"))?;
+    let names = if options.names.is_empty() {
+        Name::value_variants().to_vec()
+    } else {
+        options.names.clone()
+    };
+    let bench = Bench {
+        programs,
+        folder,
+        headlines: Headlines::default(),
+        options,
+    };
     let machine = machine::facts()?;
     println!("{machine:#}\n");
-    let names = if options.names.is_empty() {
-        Name::value_variants()
-    } else {
-        &options.names
-    };
     for name in names {
         let value = name.to_possible_value().context("a measurement with a name")?;
         let word = value.get_name();
@@ -106,6 +171,10 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         let to = bench.folder.join(format!("{word}.json"));
         fs::create_dir_all(&bench.folder)?;
         report.save(&to, &machine)?;
+    }
+    if let Some(goals) = bench.headlines.report() {
+        println!("{goals}");
+        goals.save(&bench.folder.join("goals.json"), &machine)?;
     }
     Ok(())
 }

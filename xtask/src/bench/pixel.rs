@@ -1,12 +1,16 @@
 //! The pixel against nginx's `empty_gif` on the same cores, in interleaved rounds.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use test_support::Signal;
 use tracking::Token;
 
 use super::{
     Bench,
+    flood::hold,
+    hits::Hits,
     nginx::Nginx,
     process::{cpu_time, forget_peak, memory},
     report::{Cell, Report, Table},
@@ -16,6 +20,8 @@ use super::{
 use crate::load;
 
 const CONNECTIONS: [u32; 2] = [64, 1_024];
+/// At rest, to see what each takes of memory.
+const HELD: [usize; 3] = [1, 64, 10_000];
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(4);
 
@@ -86,6 +92,7 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Report> {
         .metric("email_tracker_pixel_facts_lost_total")
         .await;
     ensure!(lost == Some(0.0), "the pixel has lost {lost:?} hits");
+    let memory_rows = memory_at_rest(&mut subject).await?;
     Ok(Report {
         title: "pixel: against nginx empty_gif",
         notes: vec![
@@ -100,25 +107,62 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Report> {
                 "{spooled} hits are in the spool, at least as many as the {durable} that wrk saw answered; none was lost."
             ),
         ],
-        tables: vec![Table {
-            columns: vec![
-                "connections",
-                "server",
-                "requests",
-                "× nginx",
-                "lowest",
-                "highest",
-                "CPU µs per request",
-                "nginx's CPU / its",
-                "p50",
-                "p99",
-                "p99.9",
-                "p99 / nginx's",
-                "peak memory",
-            ],
-            rows,
-        }],
+        tables: vec![
+            Table {
+                columns: vec![
+                    "connections",
+                    "server",
+                    "requests",
+                    "× nginx",
+                    "lowest",
+                    "highest",
+                    "CPU µs per request",
+                    "nginx's CPU / its",
+                    "p50",
+                    "p99",
+                    "p99.9",
+                    "p99 / nginx's",
+                    "peak memory",
+                ],
+                rows,
+            },
+            Table {
+                columns: vec!["connections, each answered once and kept", "resident", "peak"],
+                rows: memory_rows,
+            },
+        ],
     })
+}
+
+/// What a pixel that was just started takes of memory while connections wait for their next request.
+async fn memory_at_rest(subject: &mut Subject) -> anyhow::Result<Vec<Vec<Cell>>> {
+    let files = getrlimit(Resource::Nofile).maximum;
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: files,
+            maximum: files,
+        },
+    )?;
+    subject.pixel().end(Signal::TERM).await;
+    subject.pixel().start();
+    subject.pixel().ready().await;
+    let hits = Arc::new(Hits::of(1_000));
+    let (address, id) = (
+        subject.pixel().address,
+        subject.pixel().id().context("a pixel that runs")?,
+    );
+    let (mut rows, mut held) = (Vec::new(), Vec::new());
+    for connections in HELD {
+        held.extend(hold(&hits, address, connections - held.len()).await?);
+        let memory = memory(id)?;
+        rows.push(vec![
+            Cell::Count(u64::try_from(connections)?),
+            Cell::Bytes(memory.resident),
+            Cell::Bytes(memory.peak),
+        ]);
+    }
+    Ok(rows)
 }
 
 async fn run(

@@ -31,6 +31,8 @@ pub(super) enum Cell {
     Bytes(u64),
     PerSecond(f64),
     Times(f64),
+    /// A share of one, printed as per cent.
+    Share(f64),
     /// Does not apply.
     None,
 }
@@ -54,6 +56,7 @@ impl fmt::Display for Cell {
             }
             Self::PerSecond(rate) => write!(formatter, "{rate:.0}/s"),
             Self::Times(ratio) => write!(formatter, "{ratio:.2}"),
+            Self::Share(share) => write!(formatter, "{:.2} %", share * 100.0),
             Self::None => Ok(()),
         }
     }
@@ -78,7 +81,7 @@ impl Cell {
             Self::Text(text) => json!(text),
             Self::Count(number) | Self::Bytes(number) => json!(number),
             Self::Time(time) => json!(time.as_secs_f64() * 1e3),
-            Self::PerSecond(number) | Self::Times(number) => json!(number),
+            Self::PerSecond(number) | Self::Times(number) | Self::Share(number) => json!(number),
             Self::None => Value::Null,
         }
     }

@@ -29,6 +29,14 @@ pub(super) struct Subject {
 
 impl Subject {
     pub(super) async fn start(bench: &Bench) -> anyhow::Result<Self> {
+        Self::with_recorders(bench, vec![Vec::new()]).await
+    }
+
+    /// The same with recorders that have settings of their own.
+    pub(super) async fn with_recorders(
+        bench: &Bench,
+        recorders: Vec<Vec<(String, String)>>,
+    ) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("run-")
             .tempdir_in(&bench.folder)?;
@@ -37,7 +45,7 @@ impl Subject {
                 spool: None,
                 variables: vec![("SPOOL_MAX_BYTES".to_owned(), "8GiB".to_owned())],
             }],
-            recorders: vec![Vec::new()],
+            recorders,
             dedup_window_ms: 30_000,
             failing_lines: false,
         };
@@ -53,6 +61,12 @@ impl Subject {
     /// Ends the recorder as nobody would wish it to end.
     pub(super) async fn kill_recorder(&mut self) {
         self.stack.recorders[0].end(Signal::KILL).await;
+    }
+
+    /// Ends recorder and pixel, which a measurement of what is stored does not need.
+    pub(super) async fn alone(&mut self) {
+        self.kill_recorder().await;
+        self.stack.pixels[0].end(Signal::KILL).await;
     }
 
     pub(super) fn start_recorder(&mut self) {

@@ -17,7 +17,8 @@ use crate::programs::Programs;
 
 pub(crate) const RECORDER_TOKEN: &str = "recorder-of-the-stack";
 const RECORDER_PASSWORD: &str = "recorder@stack";
-const DASHBOARD_PASSWORD: &str = "dashboard@stack";
+/// Of the dashboard's role at PostgreSQL.
+pub(crate) const DASHBOARD_PASSWORD: &str = "dashboard@stack";
 /// What the dashboard wants to be shown.
 pub(crate) const DASHBOARD_TOKEN: &str = "dashboard-of-the-stack";
 

@@ -17,17 +17,18 @@ use axum::{
     body::Body,
     http::{HeaderValue, header::CONNECTION},
 };
+use futures::{StreamExt, stream::FuturesUnordered};
 use hyper::{
-    body::{Body as _, Incoming},
+    body::{Body as _, Bytes, Frame, Incoming, SizeHint},
     server::conn::http1,
     service::service_fn,
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_util::sync::{CancellationToken, PollSemaphore};
 
@@ -38,6 +39,12 @@ const SMALL_HEAD: usize = 8 << 10;
 /// How many connections of a listener may have read a larger one. hyper's buffer of a connection grows and never shrinks:
 /// without this bound, all connections together could be made to hold gigabytes.
 const LARGE_HEADS: usize = 64;
+
+/// Up to how many bytes a body surely fits into what the system keeps of a connection.
+const SMALL_BODY: u64 = 16 << 10;
+
+/// How often a head is looked at, within the time that it may take.
+const LOOKS: u32 = 4;
 
 /// How long a connection that came after the stop may say nothing.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -108,15 +115,19 @@ impl<A: Answer> Server<A> {
             permit: None,
         };
         let service = service_fn(|request: hyper::Request<Incoming>| {
-            head.ends();
+            head.is_read();
             let answer = self.answers.clone().answer(peer, request.map(body));
             let head = Arc::clone(&head);
             async move {
                 let mut response = answer.await;
-                head.ends();
                 if head.was_large() || self.stop.is_cancelled() {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(CONNECTION, close);
+                }
+                if is_sent_at_once(response.body()) {
+                    head.is_answered();
+                } else {
+                    response = response.map(|body| Body::new(LongBody { body, head }));
                 }
                 Ok::<_, Infallible>(response)
             }
@@ -125,28 +136,53 @@ impl<A: Answer> Server<A> {
         // to that number, costs two allocations of that size, and their filling, for each request.
         let mut builder = http1::Builder::new();
         builder
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.limits.head_time)
+            // hyper would make a timer for each request.
+            .header_read_timeout(None)
             .max_buf_size(self.limits.head_bytes)
             .max_header_size(self.limits.head_bytes)
             // A client that has said all it has to say still gets its answer.
             .half_close(true);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(bounded), service));
-        let ended = tokio::select! {
-            biased; // What has come is read before anybody hangs up.
-            ended = connection.as_mut() => ended,
-            () = self.hang_up.cancelled() => {
-                // hyper would also close one whose next head has come in part. That one gets an answer, which ends it.
-                if head.is_empty() {
-                    connection.as_mut().graceful_shutdown();
-                }
-                connection.await
+        // Asked only when something has happened to them: to ask a token takes a lock, which all connections share.
+        let mut seldom = FuturesUnordered::from_iter([self.next_event(&head, false)]);
+        let ended = loop {
+            tokio::select! {
+                biased; // What has come is read before anybody hangs up.
+                ended = connection.as_mut() => break ended,
+                Some(event) = seldom.next() => match event {
+                    Seldom::HangUp => {
+                        // hyper would also close one whose next head has come in part. That one gets an answer, which ends it.
+                        if head.is_empty() {
+                            connection.as_mut().graceful_shutdown();
+                        }
+                        seldom.push(self.next_event(&head, true));
+                    }
+                    Seldom::Overdue => {
+                        tracing::debug!("a connection was silent for too long");
+                        return;
+                    }
+                },
             }
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "a connection ended early");
         }
     }
+
+    async fn next_event(&self, head: &Head, is_hung_up: bool) -> Seldom {
+        tokio::select! {
+            () = self.hang_up.cancelled(), if !is_hung_up => Seldom::HangUp,
+            () = head.is_overdue(self.limits.head_time) => Seldom::Overdue,
+        }
+    }
+}
+
+/// What may befall a connection from elsewhere.
+enum Seldom {
+    /// The server ends.
+    HangUp,
+    /// The client took too long for a head.
+    Overdue,
 }
 
 /// Most requests have none, and an empty one is not allocated.
@@ -158,17 +194,81 @@ fn body(incoming: Incoming) -> Body {
     }
 }
 
+/// Whether the system takes all of an answer from us at once, however slowly the client reads.
+fn is_sent_at_once(body: &Body) -> bool {
+    body.size_hint().exact().is_some_and(|bytes| bytes <= SMALL_BODY)
+}
+
+/// The body of an answer that may take a while: its head is not answered before it is dropped.
+struct LongBody {
+    body: Body,
+    head: Arc<Head>,
+}
+
+impl hyper::body::Body for LongBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for LongBody {
+    fn drop(&mut self) {
+        self.head.is_answered();
+    }
+}
+
 /// The head that is being read.
 #[derive(Default)]
 struct Head {
     bytes: AtomicUsize,
     was_large: AtomicBool,
+    /// How often a head or an answer has ended: even while a head is awaited or read.
+    turns: AtomicUsize,
 }
 
 impl Head {
-    /// What is read from here on is something else: a body, or after that the next head.
-    fn ends(&self) {
+    /// What is read from here on is a body.
+    fn is_read(&self) {
+        self.next_turn();
+    }
+
+    /// What is read from here on is the next head.
+    fn is_answered(&self) {
+        self.next_turn();
+    }
+
+    fn next_turn(&self) {
         self.bytes.store(0, Ordering::Relaxed);
+        self.turns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns once a head has taken `limit`, or up to a quarter longer: a look from time to time costs less than a timer for
+    /// each head.
+    async fn is_overdue(&self, limit: Duration) {
+        let (mut seen, mut looks) = (None, 0);
+        while looks < LOOKS {
+            let turns = self.turns.load(Ordering::Relaxed);
+            let is_the_same_head = turns % 2 == 0 && seen == Some(turns);
+            looks = if is_the_same_head { looks + 1 } else { 0 };
+            seen = Some(turns);
+            if looks < LOOKS {
+                sleep(limit / LOOKS).await;
+            }
+        }
     }
 
     fn is_empty(&self) -> bool {

@@ -56,9 +56,9 @@ pub struct Limits {
     pub connections: usize,
     /// Bytes of request line and headers.
     pub head_bytes: usize,
-    /// From the end of an answer, or the start of a connection, to the end of the next request's headers. So it bounds slow
-    /// senders and is how long an idle connection is kept: longer than the proxy in front keeps it, or a request could meet
-    /// a connection that is just closing.
+    /// From the end of an answer, or the start of a connection, to the end of the next request's headers, and up to a quarter
+    /// longer. So it bounds slow senders and is how long an idle connection is kept: longer than the proxy in front keeps it,
+    /// or a request could meet a connection that is just closing.
     pub head_time: Duration,
     /// Where connections are answered.
     pub lanes: Lanes,

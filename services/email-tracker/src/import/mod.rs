@@ -118,7 +118,7 @@ async fn open_store(database: &DatabaseSettings, rules: Rules) -> anyhow::Result
         instance: "import".to_owned(),
         workers: WORKERS,
         rules,
-        geoip_database: None,
+        geoip_database: recorder::GeoDatabase::Off,
     };
     let recorder = Recorder::new(database.clone(), recorder, metrics.meter())?;
     Ok(Store { recorder, database })

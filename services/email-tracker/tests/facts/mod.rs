@@ -35,7 +35,7 @@ fn recorder(database: &TestDatabase) -> Recorder {
         instance: "test".to_owned(),
         workers: NonZeroUsize::MIN,
         rules: Rules::default(),
-        geoip_database: None,
+        geoip_database: recorder::GeoDatabase::Off,
     };
     let database = Database::open(&config, metrics.meter()).unwrap();
     Recorder::new(database, config_of_recorder, metrics.meter()).unwrap()

@@ -1,6 +1,6 @@
 //! A batch in the order in which it is recorded: by email, and within each email every fact once.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use recorder_api::Outcome;
 use tracking::{
@@ -9,7 +9,7 @@ use tracking::{
 };
 
 use super::verdicts::Judged;
-use crate::describe::{DescribedHit, Describer};
+use crate::describe::{BatchDescriber, DescribedHit, Describer};
 
 /// Facts to record in one transaction.
 #[derive(Debug, Default)]
@@ -24,7 +24,8 @@ pub(crate) struct Batch {
 #[derive(Debug)]
 pub(crate) struct EmailFacts {
     pub(crate) email_id: String,
-    pub(crate) hits: BTreeMap<HitKey, DescribedHit>,
+    /// In boxes: a node of the tree has room for eleven, and most emails have one.
+    pub(crate) hits: BTreeMap<HitKey, Box<DescribedHit>>,
     pub(crate) marks: BTreeMap<MarkKey, Mark>,
 }
 
@@ -37,7 +38,7 @@ struct Place {
 }
 
 /// What names a fact among those of its email. A hit and a mark with the same id are two facts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FactKey {
     Hit(HitKey),
     Mark(MarkKey),
@@ -46,38 +47,32 @@ enum FactKey {
 impl Batch {
     /// Sorts `facts` by email. Of facts with the same id, the first is kept.
     pub(crate) fn of(facts: Vec<Fact>, describer: &Describer) -> Self {
-        let mut positions: BTreeMap<String, usize> =
-            facts.iter().map(|fact| (fact.email_id().to_owned(), 0)).collect();
-        let mut emails = Vec::with_capacity(positions.len());
-        for (position, (email_id, at)) in positions.iter_mut().enumerate() {
-            *at = position;
-            emails.push(EmailFacts {
-                email_id: email_id.clone(),
-                hits: BTreeMap::new(),
-                marks: BTreeMap::new(),
-            });
-        }
-        let mut places = Vec::with_capacity(facts.len());
-        for fact in facts {
-            let Some(&email) = positions.get(fact.email_id()) else {
-                continue; // every email id was just put there
-            };
-            if let Some(of_email) = emails.get_mut(email) {
-                let (key, repeats) = of_email.add(fact, describer);
-                places.push(Place { email, key, repeats });
+        let mut describer = describer.of_batch();
+        let mut places = vec![None; facts.len()];
+        let mut facts: Vec<(usize, Fact)> = facts.into_iter().enumerate().collect();
+        facts.sort_by(|(_, one), (_, other)| one.email_id().cmp(other.email_id()));
+        let mut emails: Vec<EmailFacts> = Vec::with_capacity(facts.len());
+        for (given, fact) in facts {
+            if emails.last().is_none_or(|last| last.email_id != fact.email_id()) {
+                emails.push(EmailFacts::new(fact.email_id()));
+            }
+            let email = emails.len() - 1;
+            if let (Some(of_email), Some(place)) = (emails.last_mut(), places.get_mut(given)) {
+                let (key, repeats) = of_email.add(fact, &mut describer);
+                *place = Some(Place { email, key, repeats });
             }
         }
+        let places = places.into_iter().flatten().collect(); // each was just put there
         Self { emails, places }
     }
 
     /// What became of each fact given, in the order given.
     pub(super) fn outcomes(&self, judged: &[Judged<'_>]) -> Vec<Outcome> {
-        let recorded: Vec<HashSet<FactKey>> = judged.iter().map(new_keys).collect();
         let is_new = |place: &Place| {
             !place.repeats
-                && recorded
+                && judged
                     .get(place.email)
-                    .is_some_and(|keys| keys.contains(&place.key))
+                    .is_some_and(|judged| is_among_new(judged, &place.key))
         };
         self.places
             .iter()
@@ -99,13 +94,18 @@ impl Batch {
     }
 }
 
-fn new_keys(judged: &Judged<'_>) -> HashSet<FactKey> {
-    let hits = judged
-        .new_hits
-        .iter()
-        .map(|hit| FactKey::Hit(hit.described.key()));
-    let marks = judged.new_marks.iter().map(|mark| FactKey::Mark(mark_key(mark)));
-    hits.chain(marks).collect()
+/// Both lists are in the timeline's order.
+fn is_among_new(judged: &Judged<'_>, key: &FactKey) -> bool {
+    match key {
+        FactKey::Hit(key) => judged
+            .new_hits
+            .binary_search_by_key(key, |hit| hit.described.key())
+            .is_ok(),
+        FactKey::Mark(key) => judged
+            .new_marks
+            .binary_search_by_key(key, |mark| mark_key(mark))
+            .is_ok(),
+    }
 }
 
 fn mark_key(mark: &Mark) -> MarkKey {
@@ -116,6 +116,14 @@ fn mark_key(mark: &Mark) -> MarkKey {
 }
 
 impl EmailFacts {
+    fn new(email_id: &str) -> Self {
+        Self {
+            email_id: email_id.to_owned(),
+            hits: BTreeMap::new(),
+            marks: BTreeMap::new(),
+        }
+    }
+
     /// When its first fact was.
     pub(super) fn first_at(&self) -> Option<Timestamp> {
         let hit = self.hits.keys().next().map(|key| key.opened_at);
@@ -123,7 +131,7 @@ impl EmailFacts {
         hit.into_iter().chain(mark).min()
     }
 
-    fn add(&mut self, fact: Fact, describer: &Describer) -> (FactKey, bool) {
+    fn add(&mut self, fact: Fact, describer: &mut BatchDescriber<'_>) -> (FactKey, bool) {
         match fact {
             Fact::Hit(hit) => {
                 let key = HitKey {
@@ -131,7 +139,9 @@ impl EmailFacts {
                     event_id: hit.event_id,
                 };
                 let repeats = self.hits.contains_key(&key);
-                self.hits.entry(key).or_insert_with(|| describer.describe(hit));
+                self.hits
+                    .entry(key)
+                    .or_insert_with(|| Box::new(describer.describe(hit)));
                 (FactKey::Hit(key), repeats)
             }
             Fact::Mark(mark) => {

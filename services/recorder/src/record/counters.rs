@@ -4,7 +4,7 @@ use database::{Error, InStatement, Timestamptz, Transaction};
 use tracking::{Timestamp, agents::Confidence};
 
 use super::{
-    Statements,
+    Batch, Statements,
     emails::{Columns, KnownEmail, Standing},
     verdicts::{Judged, JudgedHit},
 };
@@ -99,6 +99,16 @@ pub(super) struct Opens<T> {
     pub(super) human: T,
 }
 
+impl<T> Opens<T> {
+    fn map<U>(self, into: impl Fn(T) -> U) -> Opens<U> {
+        Opens {
+            all: into(self.all),
+            credible: into(self.credible),
+            human: into(self.human),
+        }
+    }
+}
+
 /// When the latest opens are, after the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LastOpenedAt {
@@ -124,16 +134,34 @@ impl EarliestOpenAt {
     }
 }
 
-/// What changes about the emails that something is stored near to, as far as it does.
-pub(super) fn changes_near<'a>(standings: &[Standing], judged: &'a [Judged<'a>]) -> Vec<Change<'a>> {
-    let pairs = standings.iter().zip(judged);
-    pairs
-        .filter(|(_, judged)| !judged.new_hits.is_empty() || !judged.corrected.is_empty())
-        .filter_map(|(standing, judged)| match standing {
-            Standing::Near(known) => Some(change(known, judged)),
+/// What changes about the emails that something is stored near to, beyond the hits of the batch, which are counted.
+pub(super) fn changes_near<'a>(
+    batch: &Batch,
+    standings: &[Standing],
+    judged: &'a [Judged<'a>],
+) -> Vec<Change<'a>> {
+    let emails = batch.emails.iter().zip(standings).zip(judged);
+    emails
+        .filter_map(|((facts, standing), judged)| match standing {
+            Standing::Near(known) => {
+                let mut change = change(known, judged);
+                change.hits -= count(facts.hits.len());
+                change.says_something(known).then_some(change)
+            }
             Standing::New | Standing::InOrder => None,
         })
         .collect()
+}
+
+impl Change<'_> {
+    fn says_something(&self, known: &KnownEmail) -> bool {
+        self.hits != 0
+            || self.opens != Opens::default()
+            || self.last_opened_at != LastOpenedAt::Are(known.last_opened_at)
+            || self.earliest_open_at != known.earliest_open_at.map(EarliestOpenAt::Is)
+            || self.first.is_some()
+            || self.sender.is_some()
+    }
 }
 
 /// What changes about an email of which `known` is known.

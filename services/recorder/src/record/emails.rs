@@ -17,10 +17,12 @@ use super::{
     counters::{Change, LastOpenedAt, Opens},
 };
 
-/// Whether all that is stored of the email is before whatever could matter to the change.
+/// Whether all that is stored of the email is before whatever could matter to the change, and says who it is of.
 macro_rules! in_order {
     () => {
-        "coalesce(greatest(email.last_hit_at, email.last_marked_at) < change.reaches_back_to, true)"
+        "email.first_event_id is not null
+      and (email.sender_event_id is not null or not change.names_sender)
+      and greatest(email.last_hit_at, email.last_marked_at) < change.reaches_back_to"
     };
 }
 
@@ -28,13 +30,14 @@ macro_rules! in_order {
 /// emails cannot change until the transaction ends.
 ///
 /// What is written even where the batch is not in order holds in any order: the latest times are of facts that are stored
-/// when the transaction ends, and an email without an identity has no hit but the batch's.
+/// when the transaction ends, and so are the hits; those that turn out to be stored already are taken off again. Nearly
+/// all that comes soon after something is a repeat, of which nothing but this is counted.
 pub(super) const COUNT: &str = concat!(
     "-- record: count emails in order
 update tracked_emails as email
-set hit_count = email.hit_count + case when ",
-    in_order!(),
-    " then change.hits else 0 end,
+set hit_count = email.hit_count + change.hits,
+    last_hit_at = greatest(email.last_hit_at, change.last_hit_at),
+    last_marked_at = greatest(email.last_marked_at, change.last_marked_at),
     open_count = email.open_count + case when ",
     in_order!(),
     " then change.opens else 0 end,
@@ -64,44 +67,29 @@ set hit_count = email.hit_count + case when ",
     " then change.earliest_human_open_at end),
     counted_by = case when ",
     in_order!(),
-    " then $1::bigint else email.counted_by end,
-    last_hit_at = greatest(email.last_hit_at, change.last_hit_at),
-    last_marked_at = greatest(email.last_marked_at, change.last_marked_at),
-    user_id = coalesce(email.user_id, change.user_id),
-    recipient = coalesce(email.recipient, change.recipient),
-    sent_at = coalesce(email.sent_at, change.sent_at),
-    sent_time = case when email.sent_at is null then change.sent_time else email.sent_time end,
-    first_opened_at = coalesce(email.first_opened_at, change.first_opened_at),
-    first_event_id = coalesce(email.first_event_id, change.first_event_id),
-    sender_email = coalesce(email.sender_email, case when ",
-    in_order!(),
-    " then change.sender_email end),
-    sender_opened_at = coalesce(email.sender_opened_at, case when ",
-    in_order!(),
-    " then change.sender_opened_at end),
-    sender_event_id = coalesce(email.sender_event_id, case when ",
-    in_order!(),
-    " then change.sender_event_id end)
+    " then $1::bigint else email.counted_by end
 from unnest(
-    $2::int[], $3::text[], $4::timestamptz[], $5::bigint[], $6::bigint[], $7::timestamptz[],
-    $8::timestamptz[], $9::timestamptz[],
-    $10::text[], $11::text[], $12::text[], $13::timestamptz[], $14::uuid[],
-    $15::text[], $16::timestamptz[], $17::uuid[],
-    $18::bigint[], $19::timestamptz[], $20::bigint[], $21::timestamptz[],
-    $22::timestamptz[], $23::timestamptz[], $24::timestamptz[], $25::timestamptz[]
+    $2::int[], $3::text[], $4::timestamptz[], $5::boolean[], $6::bigint[], $7::timestamptz[], $8::timestamptz[],
+    $9::bigint[], $10::timestamptz[], $11::bigint[], $12::timestamptz[], $13::bigint[], $14::timestamptz[],
+    $15::timestamptz[], $16::timestamptz[], $17::timestamptz[]
   ) as change (
-    email, email_id, reaches_back_to, hits, opens, last_opened_at,
-    last_hit_at, last_marked_at,
-    user_id, recipient, sent_at, first_opened_at, first_event_id,
-    sender_email, sender_opened_at, sender_event_id,
-    credible_opens, last_credible_open_at, human_opens, last_human_open_at,
-    sent_time, earliest_open_at, earliest_credible_open_at, earliest_human_open_at)
+    email, email_id, reaches_back_to, names_sender, hits, last_hit_at, last_marked_at,
+    opens, last_opened_at, credible_opens, last_credible_open_at, human_opens, last_human_open_at,
+    earliest_open_at, earliest_credible_open_at, earliest_human_open_at)
 where email.email_id = change.email_id
   -- in shards: and email.email_id = any($3)
 returning change.email, coalesce(email.counted_by = $1, false),
-          email.first_opened_at, email.first_event_id, email.sender_opened_at, email.sender_event_id, email.last_opened_at,
-          email.last_credible_open_at, email.last_human_open_at,
-          email.earliest_open_at, email.earliest_credible_open_at, email.earliest_human_open_at"
+  case when email.counted_by = $1 then null else email.last_marked_at >= change.reaches_back_to end,
+  case when email.counted_by = $1 then null else email.first_opened_at end,
+  case when email.counted_by = $1 then null else email.first_event_id end,
+  case when email.counted_by = $1 then null else email.sender_opened_at end,
+  case when email.counted_by = $1 then null else email.sender_event_id end,
+  case when email.counted_by = $1 then null else email.last_opened_at end,
+  case when email.counted_by = $1 then null else email.last_credible_open_at end,
+  case when email.counted_by = $1 then null else email.last_human_open_at end,
+  case when email.counted_by = $1 then null else email.earliest_open_at end,
+  case when email.counted_by = $1 then null else email.earliest_credible_open_at end,
+  case when email.counted_by = $1 then null else email.earliest_human_open_at end"
 );
 
 /// The rows are inserted in the order of the ids, so that two recorders that meet the same new emails wait for each other
@@ -130,13 +118,15 @@ pub(super) enum Standing {
     New,
     /// All that is stored is out of the batch's reach, and the batch is counted.
     InOrder,
-    /// Something that is stored may matter. The row is locked, and nothing is counted.
+    /// Something that is stored may matter. The row is locked, and of the batch all hits are counted and no opens.
     Near(KnownEmail),
 }
 
-/// What an email's row says before this batch.
+/// What an email's row says of what is stored before this batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct KnownEmail {
+    /// Whether any mark, stored or of the batch, may matter to the batch.
+    pub(super) has_marks_near: bool,
     /// The hit that it has its identity from.
     pub(super) first: Option<HitKey>,
     /// The hit that it has its sender from.
@@ -158,6 +148,7 @@ pub(super) async fn count(
 ) -> Result<Vec<Standing>, Error> {
     let columns = Columns::of(changes.iter());
     let numbers: Vec<i32> = (0..).take(changes.len()).collect();
+    let names_sender: Vec<bool> = changes.iter().map(|change| change.sender.is_some()).collect();
     let reaches_back_to: Vec<Timestamptz> = batch
         .emails
         .iter()
@@ -168,29 +159,21 @@ pub(super) async fn count(
         .collect();
     let counted_by: i64 = rand::random();
     let mut standings = vec![Standing::New; changes.len()];
-    let parameters: [&(dyn ToSql + Sync); 25] = [
+    let parameters: [&(dyn ToSql + Sync); 17] = [
         &counted_by,
         &numbers,
         &columns.email_id,
         &reaches_back_to,
+        &names_sender,
         &columns.hits,
-        &columns.opens.all,
-        &columns.last_opened_at.all,
         &columns.last_hit_at,
         &columns.last_marked_at,
-        &columns.user_id,
-        &columns.recipient,
-        &columns.sent_at,
-        &columns.first_opened_at,
-        &columns.first_event_id,
-        &columns.sender_email,
-        &columns.sender_opened_at,
-        &columns.sender_event_id,
+        &columns.opens.all,
+        &columns.last_opened_at.all,
         &columns.opens.credible,
         &columns.last_opened_at.credible,
         &columns.opens.human,
         &columns.last_opened_at.human,
-        &columns.sent_time,
         &columns.earliest_open_at.all,
         &columns.earliest_open_at.credible,
         &columns.earliest_open_at.human,
@@ -214,17 +197,18 @@ fn read(row: &Row) -> Result<Standing, Error> {
         return Ok(Standing::InOrder);
     }
     Ok(Standing::Near(KnownEmail {
-        first: hit_key(row, 2)?,
-        sender: hit_key(row, 4)?,
+        has_marks_near: row.try_get::<_, Option<bool>>(2)?.unwrap_or(false),
+        first: hit_key(row, 3)?,
+        sender: hit_key(row, 5)?,
         last_opened_at: Opens {
-            all: time(row, 6)?,
-            credible: time(row, 7)?,
-            human: time(row, 8)?,
+            all: time(row, 7)?,
+            credible: time(row, 8)?,
+            human: time(row, 9)?,
         },
         earliest_open_at: Opens {
-            all: time(row, 9)?,
-            credible: time(row, 10)?,
-            human: time(row, 11)?,
+            all: time(row, 10)?,
+            credible: time(row, 11)?,
+            human: time(row, 12)?,
         },
     }))
 }

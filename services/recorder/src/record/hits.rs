@@ -1,10 +1,10 @@
 //! Hits in the database.
 
-use std::pin::{Pin, pin};
+use std::pin::pin;
 
-use database::{Error, InStatement, Timestamptz, Transaction};
+use database::{CopyIn, Error, InStatement, Timestamptz, Transaction};
 use futures::TryStreamExt;
-use tokio_postgres::{Row, binary_copy::BinaryCopyInWriter, types::Type};
+use tokio_postgres::{Row, types::Type};
 use tracking::{
     DedupKey, Rules, Verdict,
     agents::Confidence,
@@ -121,31 +121,22 @@ pub(super) async fn insert(
     copied.in_statement(INSERT_NAME)
 }
 
-async fn copy(
-    tx: &Transaction<'_>,
-    statements: &Statements,
-    judged: &[Judged<'_>],
-) -> Result<(), tokio_postgres::Error> {
-    let sink = tx.copy_in(&statements.insert_hits).await?;
-    let mut rows = pin!(BinaryCopyInWriter::new(sink, &TYPES));
+async fn copy(tx: &Transaction<'_>, statements: &Statements, judged: &[Judged<'_>]) -> Result<(), Error> {
+    let mut rows = CopyIn::begin(tx, &statements.insert_hits, &TYPES).await?;
     for email in judged {
         for hit in &email.new_hits {
-            write(rows.as_mut(), email.email_id, hit).await?;
+            write(&mut rows, email.email_id, hit).await?;
         }
     }
     rows.finish().await?;
     Ok(())
 }
 
-async fn write(
-    rows: Pin<&mut BinaryCopyInWriter>,
-    email_id: &str,
-    new: &JudgedHit<'_>,
-) -> Result<(), tokio_postgres::Error> {
+async fn write(rows: &mut CopyIn<'_>, email_id: &str, new: &JudgedHit<'_>) -> Result<(), Error> {
     let (described, verdict) = (new.described, &new.verdict);
     let (hit, place) = (&described.hit, &described.place);
     let mark = verdict.consumed_mark.as_ref();
-    rows.write(&[
+    rows.row(&[
         &email_id,
         &Timestamptz(hit.opened_at),
         &hit.event_id,

@@ -3,8 +3,8 @@
 //! What it leaves behind is a function of the stored facts alone, whatever order, batches and recorders they came in:
 //!
 //! 1. [`verdicts`]: the batch is judged as if nothing were stored near it, which is nearly always so.
-//! 2. [`emails`]: the rows of the batch's emails are locked, in one order everywhere, and where that was so they are
-//!    counted. From here on nobody else can add facts to these emails.
+//! 2. [`emails`]: the rows of the batch's emails are locked, in one order everywhere. Their hits are counted, and where that
+//!    was so their opens too. From here on nobody else can add facts to these emails.
 //! 3. [`neighbours`]: for the other emails, what is stored around the new facts is read; facts already stored are found
 //!    among it. Those emails are judged again, and the stored hits whose verdict the new facts change.
 //! 4. [`marks`], [`hits`], [`verdicts`], [`counters`], [`revisions`]: the rest is written.
@@ -31,7 +31,7 @@ use statements::Statements;
 use tokio_postgres::error::SqlState;
 use tracking::{Rules, verdicts::Neighbourhood};
 
-use self::{counters::Change, emails::KnownEmail};
+use self::{counters::Change, emails::KnownEmail, neighbours::Spans};
 use crate::shards::Layout;
 
 /// One batch to be recorded in one transaction.
@@ -89,11 +89,13 @@ impl Work for Recording<'_> {
             .collect();
         let standings = emails::count(tx, statements, batch, &changes, self.rules).await?;
 
-        let spans = &neighbours::Spans::around(batch, &standings, self.rules.reach_ms());
+        let reach_ms = self.rules.reach_ms();
+        let spans = &Spans::around(batch, &standings, reach_ms, |_| true);
+        let spans_of_marks = &Spans::around(batch, &standings, reach_ms, |known| known.has_marks_near);
         let (new_emails, stored_hits, stored_marks) = futures::try_join!(
             emails::add(tx, statements, &changes, &standings),
             hits::stored(tx, statements, batch, spans, self.rules),
-            marks::stored(tx, statements, batch, spans, self.rules),
+            marks::stored(tx, statements, batch, spans_of_marks, self.rules),
         )?;
         drop(changes);
         let neighbourhoods: Vec<Neighbourhood> = stored_hits
@@ -103,7 +105,7 @@ impl Work for Recording<'_> {
             .collect();
 
         let judged = &verdicts::judge_near(self.rules, batch, alone, &standings, &neighbourhoods);
-        let changes = &counters::changes_near(&standings, judged);
+        let changes = &counters::changes_near(batch, &standings, judged);
 
         futures::try_join!(
             marks::insert(tx, statements, judged),

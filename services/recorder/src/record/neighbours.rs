@@ -9,7 +9,11 @@ use tracking::{
     verdicts::{HitKey, KnownHit, MarkKey},
 };
 
-use super::{Batch, batch::EmailFacts, emails::Standing};
+use super::{
+    Batch,
+    batch::EmailFacts,
+    emails::{KnownEmail, Standing},
+};
 
 /// Where to look, as the columns of a table: for each email the merged surroundings of its facts.
 #[derive(Debug, Default)]
@@ -23,12 +27,17 @@ pub(super) struct Spans<'a> {
 }
 
 impl<'a> Spans<'a> {
-    /// Everything within `reach_ms` of any fact of those emails of the batch that something may be stored near to. The
-    /// facts themselves lie within, so that those stored before are found too.
-    pub(super) fn around(batch: &'a Batch, standings: &[Standing], reach_ms: i64) -> Self {
+    /// Everything within `reach_ms` of any fact of those emails of the batch that something may be stored near to, as far
+    /// as they are `wanted`. The facts themselves lie within, so that those stored before are found too.
+    pub(super) fn around(
+        batch: &'a Batch,
+        standings: &[Standing],
+        reach_ms: i64,
+        wanted: impl Fn(&KnownEmail) -> bool,
+    ) -> Self {
         let mut spans = Self::default();
         for ((email, facts), standing) in (0..).zip(&batch.emails).zip(standings) {
-            if !matches!(standing, Standing::Near(_)) {
+            if !matches!(standing, Standing::Near(known) if wanted(known)) {
                 continue;
             }
             for (since, until) in merged(&times(facts), reach_ms) {

@@ -1,6 +1,9 @@
 //! Where to look, and that what is dropped does not matter.
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
 
 use proptest::prelude::*;
 use tracking::{
@@ -14,11 +17,14 @@ use super::*;
 use crate::{
     describe::Describer,
     device::Devices,
+    geo::{Geo, GeoDatabase},
     record::verdicts::{Judged, judge_email},
 };
 
-static DESCRIBER: LazyLock<Describer> =
-    LazyLock::new(|| Describer::new(Devices::new().unwrap(), None, Agents::default()));
+static DESCRIBER: LazyLock<Describer> = LazyLock::new(|| {
+    let geo = Geo::open(GeoDatabase::Off).unwrap();
+    Describer::new(Devices::new().unwrap(), Arc::new(geo), Agents::default())
+});
 
 #[test]
 fn surroundings_that_touch_are_one() {

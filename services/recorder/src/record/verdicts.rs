@@ -91,7 +91,7 @@ pub(super) fn judge_email<'a>(
         .hits
         .iter()
         .filter(|(key, _)| !stored_hits.contains_key(key))
-        .map(|(_, hit)| hit)
+        .map(|(_, hit)| hit.as_ref())
         .collect();
     let new_marks = || facts.marks.iter().filter(|(key, _)| !stored_marks.contains(key));
 

@@ -61,7 +61,7 @@ pub fn recorder_of_workers(
         instance: instance.to_owned(),
         workers: NonZeroUsize::new(workers).unwrap(),
         rules: rules.clone(),
-        geoip_database: None,
+        geoip_database: recorder::GeoDatabase::Off,
     };
     Recorder::new(pool(database, 3), config, Metrics::new("test").unwrap().meter()).unwrap()
 }

@@ -1,16 +1,8 @@
-//! Where a client address is, by a GeoIP database in MaxMind's file format.
-//!
-//! Two layouts of its records are understood: MaxMind's own of City and Country databases, where a city is a map of
-//! names, and the flat one of freely redistributable databases, where it is a text.
+//! What a GeoIP database says of an address, in either of two layouts: MaxMind's own of City and Country databases, where
+//! a city is a map of names, and the flat one of freely redistributable databases, where it is a text.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    path::Path,
-};
+use std::fmt;
 
-use anyhow::Context;
-use maxminddb::Reader;
 use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, Visitor},
@@ -29,54 +21,10 @@ pub(crate) struct Place {
     pub(crate) coordinates: Option<(f64, f64)>,
 }
 
-/// A GeoIP database, read into memory.
-pub(crate) struct Places(Reader<Vec<u8>>);
-
-impl fmt::Debug for Places {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Places({})", self.0.metadata().database_type)
-    }
-}
-
-impl Places {
-    /// Reads a database. What cannot be one is told now, and not at the first hit.
-    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
-        let describe = || {
-            format!(
-                "GEOIP_DATABASE: {} is no readable MaxMind DB (.mmdb) file",
-                path.display()
-            )
-        };
-        let places = Self(Reader::open_readfile(path).with_context(describe)?);
-        for probe in [
-            IpAddr::V4(Ipv4Addr::new(8, 8, 8, 8)),
-            IpAddr::V4(Ipv4Addr::new(81, 2, 69, 142)),
-            IpAddr::V6(Ipv6Addr::new(0x2a02, 0xd500, 0, 0, 0, 0, 0, 1)),
-        ] {
-            if probe.is_ipv4() || places.0.metadata().ip_version == 6 {
-                places.look_up(probe).with_context(describe)?;
-            }
-        }
-        Ok(places)
-    }
-
-    /// Where `address` is. Unknown if the database does not say, or its record cannot be read.
-    pub(crate) fn of(&self, address: IpAddr) -> Place {
-        self.look_up(address.to_canonical())
-            .inspect_err(|error| tracing::debug!(%error, "a record of the GeoIP database cannot be read"))
-            .unwrap_or_default()
-    }
-
-    fn look_up(&self, address: IpAddr) -> Result<Place, maxminddb::MaxMindDbError> {
-        let record: Option<Record<'_>> = self.0.lookup(address)?.decode()?;
-        Ok(record.map(Record::place).unwrap_or_default())
-    }
-}
-
 /// One record, of either layout. What is missing there is missing here.
 #[derive(Deserialize)]
 #[serde(bound(deserialize = "'de: 'a"))]
-struct Record<'a> {
+pub(crate) struct Record<'a> {
     // MaxMind's layout
     #[serde(default)]
     country: Named<'a>,
@@ -111,7 +59,7 @@ struct Named<'a> {
 }
 
 impl Record<'_> {
-    fn place(self) -> Place {
+    pub(crate) fn place(self) -> Place {
         let region = self.subdivisions.first().copied().unwrap_or_default();
         let (latitude, longitude) = match self.location {
             Some(location) => (location.latitude, location.longitude),
@@ -206,7 +154,3 @@ impl Visitor<'_> for DegreesVisitor {
 struct Names<'a> {
     en: Option<&'a str>,
 }
-
-#[cfg(test)]
-#[path = "geo_tests.rs"]
-mod tests;
