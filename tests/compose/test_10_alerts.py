@@ -20,8 +20,8 @@ DASHBOARD = json.loads((OBSERVABILITY / "grafana" / "dashboards" / "email-tracke
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 NAMES = re.findall(r"- alert: (\w+)", ALERTS)
 
-# No test here makes a disk slow.
-NOT_PLANTED = {"SpoolDiskSlow"}
+# No test here makes a disk slow, or waits for hours; of webhooks the recorder's own tests have faults enough.
+NOT_PLANTED = {"SpoolDiskSlow", "WebhookFails", "WebhookEventsSetAside"}
 
 
 def expressions():

@@ -190,7 +190,7 @@ class Kubernetes(unittest.TestCase):
         ends = duration("crates/service-kit/src/tasks.rs", "ABORT_TIME")
         ends += duration("crates/service-kit/src/program.rs", "LEFTOVERS")
         ends += duration("crates/service-kit/src/telemetry/logging.rs", "LAST_TRACES")
-        look_up = duration("services/pixel/src/recorders.rs", "LOOK_UP_EVERY")
+        look_up = duration("crates/recorder-client/src/channel.rs", "LOOK_UP_EVERY")
         for objects in self.overlays():
             for service in SERVICES:
                 workload = self.pod_of(objects, service)
@@ -263,7 +263,9 @@ class Kubernetes(unittest.TestCase):
         constant = lambda path, name: int(re.search(rf"const {name}: usize = (\d+);", source(path))[1])  # noqa: E731
         workers = int(re.search(r'"RECORDER_WORKERS",\s*"(\d+)"', source("services/recorder/src/settings.rs"))[1])
         each = {
-            "recorder": workers + constant("services/recorder/src/settings.rs", "SPARE_CONNECTIONS"),
+            "recorder": workers
+            + constant("services/recorder/src/settings.rs", "SPARE_CONNECTIONS")
+            + constant("services/recorder/src/webhooks/deliver.rs", "CONNECTIONS"),
             "dashboard": constant("services/dashboard/src/settings.rs", "POOL_SIZE"),
         }
         for objects in self.overlays():
@@ -319,7 +321,8 @@ class Kubernetes(unittest.TestCase):
             # The values of before are the operator's to move.
             previous = {key for key in used if key.endswith("_PREVIOUS")}
             self.assertIn(previous, [set(), {"DASHBOARD_TOKEN_PREVIOUS", "RECORDER_TOKEN_PREVIOUS"}])
-            self.assertEqual(used - previous, set(secrets))
+            # And so are the targets of webhooks.
+            self.assertEqual(used - previous - {"WEBHOOKS"}, set(secrets))
         with_owner = made("cnpg")
         self.assertEqual(with_owner["password"], with_owner["POSTGRES_PASSWORD"])
         self.assertEqual(with_owner["username"], "email_tracker_owner")
@@ -529,12 +532,14 @@ class Kubernetes(unittest.TestCase):
             self.assertEqual(len(set(ours)), len(ours))
             name_servers = [(dns, f"{kind} 53") for dns in ("dns", "node-dns") for kind in ("UDP", "TCP")]
             expected = {(name, *name_server) for name in ours for name_server in name_servers}
-            expected |= {("pixel", "recorder", "TCP 50051"), ("drain-spool", "recorder", "TCP 50051")}
+            expected |= {(who, "recorder", "TCP 50051") for who in ("pixel", "drain-spool", "dashboard")}
             expected |= {("ingress", "pixel", "TCP 8081"), ("ingress", "dashboard", "TCP 8082")}
             expected |= {("prometheus", service, "TCP 9090") for service in SERVICES}
             clients = [name for name in ours if name in ("recorder", "dashboard", "migrate", "backup")]
             database = "database" if "database" in ours else "private"
             expected |= {(client, database, "TCP 5432") for client in clients}
+            if any(policy["metadata"]["name"] == "recorder-to-webhooks" for policy in of_kind(objects, "NetworkPolicy")):
+                expected.add(("recorder", "internet", "TCP 443"))
             if "solver" in ours:
                 expected.add(("ingress", "solver", "TCP 8089"))
             clusters = [cluster["metadata"]["name"] for cluster in of_kind(objects, "Cluster")]

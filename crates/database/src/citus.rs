@@ -6,7 +6,13 @@ use tokio_postgres::{Client, GenericClient};
 use crate::{Config, Error as DatabaseError, InStatement, migrations};
 
 /// Those that are distributed, the first of which the others lie beside: all that is of one email is in one shard.
-const TABLES: [&str; 3] = ["tracked_emails", "hits", "marks"];
+const TABLES: [&str; 5] = [
+    "tracked_emails",
+    "hits",
+    "marks",
+    "webhook_queues",
+    "webhook_events",
+];
 
 /// What [`distribute`] did.
 #[derive(Debug)]

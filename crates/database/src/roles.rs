@@ -103,8 +103,9 @@ begin
   loop
     execute format('grant select, insert, update, delete on %s to email_tracker_recorder', relation);
   end loop;
-  revoke insert, update, delete on refinery_schema_history from email_tracker_recorder;
-  grant usage on sequence hit_ids to email_tracker_recorder;
+  revoke insert, update, delete on refinery_schema_history, erasure_keys from email_tracker_recorder;
+  revoke update, delete on erased_emails from email_tracker_recorder;
+  grant usage on sequence hit_ids, webhook_numbers to email_tracker_recorder;
   grant execute on function add_hits_partition(timestamptz), drop_hits_partition(timestamptz)
     to email_tracker_recorder;
 end
@@ -123,5 +124,6 @@ begin
   loop
     execute format('grant select on %s to email_tracker_dashboard', relation);
   end loop;
+  revoke select on erasure_keys, erased_emails from email_tracker_dashboard;
 end
 $$";

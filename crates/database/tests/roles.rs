@@ -8,7 +8,20 @@ use database::{DASHBOARD_ROLE, Error, ErrorKind, RECORDER_ROLE, RolePasswords, m
 use test_support::{PrivatePostgres, TestDatabase};
 use tokio_postgres::{Client, error::SqlState};
 
-const TABLES: [&str; 4] = ["tracked_emails", "hits", "marks", "revisions"];
+const TABLES: [&str; 12] = [
+    "tracked_emails",
+    "hits",
+    "marks",
+    "revisions",
+    "webhook_queues",
+    "webhook_events",
+    "erasures",
+    "dashboard_sessions",
+    "slot_opens",
+    "slot_kinds",
+    "day_kinds",
+    "stale_slots",
+];
 
 async fn log_in(database: &TestDatabase, role: &str, password: &str) -> Result<Client, Error> {
     config(&database.tcp_url_of(role))
@@ -56,6 +69,8 @@ async fn the_dashboard_reads_and_never_writes() {
         "select add_hits_partition('2026-01-01Z')",
         "create table mine ()",
         "truncate marks",
+        "select from erasure_keys",
+        "select from erased_emails",
     ] {
         assert_eq!(
             refusal(&client, write).await,
@@ -82,6 +97,7 @@ async fn the_recorder_writes_facts_and_defines_nothing() {
              update hits set is_duplicate = true;
              insert into marks (email_id, marked_at, mark_id) values ('a', '2026-03-07Z', gen_random_uuid());
              insert into revisions values ('r', 1) on conflict (writer) do update set revision = 2;
+             insert into erased_emails values (sha256('a')) on conflict (hash) do nothing;
              delete from hits; delete from marks; delete from tracked_emails; delete from revisions;
              select drop_hits_partition('2026-03-01Z')",
         )
@@ -98,6 +114,9 @@ async fn the_recorder_writes_facts_and_defines_nothing() {
         "create function mine() returns int language sql as 'select 1'",
         "update refinery_schema_history set version = 0",
         "delete from refinery_schema_history",
+        "delete from erased_emails",
+        "update erasure_keys set outer_pad = inner_pad",
+        "delete from erasure_keys",
         "alter role email_tracker_dashboard password 'mine'",
         "select pg_read_file('/etc/hostname')",
     ] {

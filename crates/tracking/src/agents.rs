@@ -630,7 +630,7 @@ mod tests {
     fn each_rule_says_something() {
         let agents = Agents::default();
         for (line, columns) in lines(RULES) {
-            let sign = agents.sign(columns[2]);
+            let sign = agents.sign(Some(columns[2]));
             assert_eq!(sign, Sign::named(columns[0]), "line {line}: {}", columns[2]);
         }
     }

@@ -11,6 +11,7 @@ pub mod dedup;
 pub mod doctor;
 pub mod facts;
 pub mod model;
+pub mod recipients;
 pub mod token;
 pub mod verdicts;
 

@@ -11,6 +11,7 @@ use axum::{
     routing::get,
 };
 use database::{Database, Work};
+use recorder_client::Users;
 use serde::Serialize;
 use tower_http::{CompressionLevel, compression::CompressionLayer};
 use tracking::Clock;
@@ -19,6 +20,7 @@ use crate::{
     api::{
         charts,
         emails::Emails,
+        erasures,
         errors::ApiError,
         list::{self, List},
         open_events::OpenEvents,
@@ -60,7 +62,7 @@ const HEADERS: [(HeaderName, &str); 7] = [
     ),
 ];
 
-/// Of what is sent to log in, in bytes.
+/// Of what is sent to log in or to erase, in bytes.
 const LARGEST_BODY: usize = 16 << 10;
 
 /// What the handlers share.
@@ -80,6 +82,8 @@ pub(crate) struct Dashboard {
     pub(crate) live: Live,
     /// Whether machines' opens count.
     pub(crate) count_automated: bool,
+    /// Who does what users ask for, if anybody does.
+    pub(crate) recorder: Option<Users>,
     /// What it counts.
     pub(crate) metrics: Metrics,
 }
@@ -95,6 +99,11 @@ pub(crate) fn router(dashboard: Dashboard) -> Router {
         .route("/dashboard/api/v1/emails", get(list::<Search>))
         .route("/dashboard/api/v1/charts", get(charts))
         .route("/dashboard/api/v1/live", get(live::listen))
+        .route(
+            "/dashboard/api/v1/erasures",
+            get(erasures::show).post(erasures::erase),
+        )
+        .route("/dashboard/api/v1/erasures/preview", get(erasures::preview))
         .route(
             "/dashboard/session",
             get(session::show).post(session::log_in).delete(session::log_out),
@@ -121,12 +130,14 @@ async fn guard(State(dashboard): State<Dashboard>, request: Request, next: Next)
     let route = Route::of(path);
     let is_private =
         path == "/dashboard/api" || path.starts_with("/dashboard/api/") || path.starts_with("/metrics/");
-    let is_refused =
-        is_private && !session::may_read(&dashboard.tokens, request.headers(), dashboard.clock.now());
-    let mut response = if is_refused {
-        ApiError::Unauthorized.into_response()
+    let admitted = if is_private {
+        session::may_read(&dashboard, request.headers()).await
     } else {
-        next.run(request).await
+        Ok(())
+    };
+    let mut response = match admitted {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
     };
     for (name, value) in HEADERS {
         response

@@ -1,4 +1,5 @@
-//! The dashboard: shows the recorded emails and opens to their sender. It only reads.
+//! The dashboard: shows the recorded emails and opens to their sender. It only reads; what a user changes, the recorder is
+//! asked to change.
 //!
 //! | asked for | answered in |
 //! | --- | --- |
@@ -9,6 +10,7 @@
 //! | `/dashboard/api/v1/emails` | `api::search`, streamed by `api::list` |
 //! | `/dashboard/api/v1/charts` | `api::charts` |
 //! | `/dashboard/api/v1/live` | `live` |
+//! | `/dashboard/api/v1/erasures` | `api::erasures` |
 //! | `/dashboard/session` | `session` |
 //! | `/dashboard` and what it loads | `page` |
 //! | `/dashboard/health` | `health` |
@@ -26,6 +28,7 @@ mod settings;
 
 use anyhow::Context;
 use database::{Database, Work as _};
+use recorder_client::Users;
 use service_kit::{
     Readiness, Secret, Surroundings, Tasks, admin,
     http::{Lanes, Limits},
@@ -33,7 +36,7 @@ use service_kit::{
 use tokio::runtime::Handle;
 
 use crate::{
-    api::charts::READ_CHARTS,
+    api::{charts::READ_CHARTS, erasures},
     auth::Tokens,
     diagnostics::{latency::ReadLatencies, signals::ReadSignals},
     health::Health,
@@ -62,11 +65,9 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         stop,
     } = surroundings;
     let config = settings.database.context("DATABASE_URL is not set")?;
-    let database = Database::open(&config, metrics.meter())?.counting(&[
-        ReadSignals::NAME,
-        ReadLatencies::NAME,
-        READ_CHARTS,
-    ]);
+    let database = Database::open(&config, metrics.meter())?
+        .counting(&[ReadSignals::NAME, ReadLatencies::NAME, READ_CHARTS])
+        .counting(&erasures::NAMES);
     let health = Health::of(database.clone());
     let live = Live::new(stop.clone());
     let dashboard = Dashboard {
@@ -78,6 +79,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         failures: Failures::default(),
         live: live.clone(),
         count_automated: settings.count_automated,
+        recorder: settings.recorder.as_ref().map(Users::new),
     };
     if dashboard.tokens.is_empty() {
         tracing::warn!("DASHBOARD_TOKEN is not set: every request for data is refused");

@@ -28,6 +28,8 @@ pub(crate) enum Route {
     Charts,
     /// Listening to changes.
     Live,
+    /// Erasing, and what was erased.
+    Erasures,
     /// Logging in and out.
     Session,
     /// One of the diagnostics.
@@ -41,12 +43,13 @@ pub(crate) enum Route {
 }
 
 impl Route {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Emails,
         Self::OpenEvents,
         Self::Search,
         Self::Charts,
         Self::Live,
+        Self::Erasures,
         Self::Session,
         Self::Diagnostics,
         Self::Page,
@@ -65,6 +68,7 @@ impl Route {
             "/dashboard/api/v1/emails" => Self::Search,
             "/dashboard/api/v1/charts" => Self::Charts,
             "/dashboard/api/v1/live" => Self::Live,
+            "/dashboard/api/v1/erasures" | "/dashboard/api/v1/erasures/preview" => Self::Erasures,
             "/dashboard/session" => Self::Session,
             "/dashboard/health" => Self::Health,
             "/metrics/gmail-proxy-latency" | "/metrics/suppress-signals" | "/metrics/suppression-debug" => {
@@ -82,6 +86,7 @@ impl Route {
             Self::Search => "search",
             Self::Charts => "charts",
             Self::Live => "live",
+            Self::Erasures => "erasures",
             Self::Session => "session",
             Self::Diagnostics => "diagnostics",
             Self::Page => "page",

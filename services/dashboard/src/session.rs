@@ -1,7 +1,8 @@
 //! Sessions of people who gave the token on the page: a signed cookie instead of the header.
 //!
-//! Nothing is stored. A cookie says until when it holds and is signed with a key made of the token that was given; so a
-//! token that is no longer accepted ends its sessions, and any dashboard behind one address knows them. What changes
+//! A cookie says until when it holds and which generation it is of, and is signed with a key made of the token that was
+//! given; so a token that is no longer accepted ends its sessions, and any dashboard behind one address knows them. Nothing is
+//! stored of a session but the generation that all have: at log-out the recorder makes it another one. What changes
 //! something needs the session's CSRF token too, which the page asks for and other sites cannot read.
 
 use std::{
@@ -18,19 +19,23 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
+use database::Database;
 use hmac::{Hmac, KeyInit, Mac};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use tracking::Timestamp;
 use uuid::Uuid;
 
-use crate::{api::errors::ApiError, auth::Tokens, http::Dashboard};
+use crate::{api::errors::ApiError, auth::TOKEN_HEADER, http::Dashboard};
 
 /// The cookie's name.
 const COOKIE: &str = "email-tracker-session";
 /// The header that carries the session's CSRF token.
 const CSRF_HEADER: &str = "x-csrf-token";
+const GENERATION: &str = "-- sessions: which hold
+select generation from dashboard_sessions";
+
 /// A week, in milliseconds.
 const LIFETIME_MS: i64 = 7 * 24 * 60 * 60 * 1_000;
 
@@ -47,6 +52,7 @@ pub(crate) type Key = [u8; 32];
 /// A session that holds.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Session {
+    generation: i64,
     expires_at: Timestamp,
     csrf_token: String,
 }
@@ -67,22 +73,28 @@ fn sign(key: &[u8], purpose: &str, text: &str) -> Key {
 }
 
 impl Session {
-    /// Begins one at `now`; answers the cookie's value as well.
-    fn begin(key: &Key, now: Timestamp) -> (Self, String) {
+    /// Begins one of `generation` at `now`; answers the cookie's value as well.
+    fn begin(key: &Key, generation: i64, now: Timestamp) -> (Self, String) {
         let expires_at = now.saturating_add_millis(LIFETIME_MS);
-        let content = format!("{}.{}", expires_at.as_millis(), Uuid::now_v7().simple());
+        let content = format!(
+            "{}.{generation}.{}",
+            expires_at.as_millis(),
+            Uuid::now_v7().simple()
+        );
         let value = format!("{content}.{}", BASE64.encode(sign(key, "cookie", &content)));
-        (Self::of(key, expires_at, &content), value)
+        (Self::of(key, generation, expires_at, &content), value)
     }
 
-    fn of(key: &Key, expires_at: Timestamp, content: &str) -> Self {
+    fn of(key: &Key, generation: i64, expires_at: Timestamp, content: &str) -> Self {
         Self {
+            generation,
             expires_at,
             csrf_token: BASE64.encode(sign(key, "csrf", content)),
         }
     }
 
-    /// The session whose cookie the request carries, if one of `keys` signed it and it holds at `now`.
+    /// The session whose cookie the request carries, if one of `keys` signed it and its time at `now` is not over. Whether it
+    /// holds the stored generation says.
     pub(crate) fn find(keys: &[Key], headers: &HeaderMap, now: Timestamp) -> Option<Self> {
         cookies(headers).find_map(|value| Self::read(keys, value, now))
     }
@@ -93,15 +105,24 @@ impl Session {
         let key = keys
             .iter()
             .find(|key| bool::from(sign(*key, "cookie", content).ct_eq(&signature)))?;
-        let expires_at = Timestamp::from_millis(content.split_once('.')?.0.parse().ok()?);
-        (now < expires_at).then(|| Self::of(key, expires_at, content))
+        let mut parts = content.split('.');
+        let expires_at = Timestamp::from_millis(parts.next()?.parse().ok()?);
+        let generation = parts.next()?.parse().ok()?;
+        parts.next()?;
+        (now < expires_at).then(|| Self::of(key, generation, expires_at, content))
     }
 
-    fn answer(&self) -> Json<Opened<'_>> {
+    /// Whether it was not ended since it began.
+    async fn holds(&self, database: &Database) -> Result<bool, ApiError> {
+        Ok(self.generation == read_generation(database).await?)
+    }
+
+    fn answer(&self, dashboard: &Dashboard) -> Json<Opened<'_>> {
         Json(Opened {
             ok: true,
             csrf_token: &self.csrf_token,
             expires_at: self.expires_at.to_string(),
+            can_erase: dashboard.recorder.is_some(),
         })
     }
 
@@ -142,6 +163,8 @@ struct Opened<'s> {
     ok: bool,
     csrf_token: &'s str,
     expires_at: String,
+    /// Whether there is a recorder to ask.
+    can_erase: bool,
 }
 
 /// What is sent to log in.
@@ -168,17 +191,36 @@ pub(crate) async fn log_in(
     if let Some(seconds) = dashboard.failures.wait(client, now) {
         return Err(ApiError::TooManyFailures { seconds });
     }
-    let given = credentials(&headers, body)?;
+    let given: Credentials = read_json(&headers, body, "The body must be {\"token\":\"…\"}")?;
     let Some(key) = dashboard.tokens.key_of(&given.token) else {
         dashboard.failures.note(client, now);
         return Err(ApiError::Unauthorized);
     };
-    let (session, value) = Session::begin(&key, now);
+    let (session, value) = Session::begin(&key, read_generation(&dashboard.database).await?, now);
     let cookie = set_cookie(&headers, &value, LIFETIME_MS / 1_000)?;
-    Ok((cookie, session.answer()).into_response())
+    Ok((cookie, session.answer(&dashboard)).into_response())
 }
 
-fn credentials(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Credentials, ApiError> {
+/// The generation of the sessions that hold.
+async fn read_generation(database: &Database) -> Result<i64, ApiError> {
+    let client = database.client().await?;
+    let read = client
+        .prepare_cached(GENERATION)
+        .await
+        .map_err(database::Error::from)?;
+    let row = client
+        .query_one(&read, &[])
+        .await
+        .map_err(database::Error::from)?;
+    row.try_get(0).map_err(ApiError::defect)
+}
+
+/// What is sent as JSON; `problem` is what is said of anything else.
+pub(crate) fn read_json<T: DeserializeOwned>(
+    headers: &HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+    problem: &'static str,
+) -> Result<T, ApiError> {
     let kind = headers
         .get(header::CONTENT_TYPE)
         .and_then(|kind| kind.to_str().ok());
@@ -189,8 +231,7 @@ fn credentials(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Resu
         return Err(ApiError::Refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, problem));
     }
     let body = body.map_err(|rejected| ApiError::Refused(rejected.status(), "The body cannot be read"))?;
-    serde_json::from_slice(&body)
-        .map_err(|_| ApiError::Refused(StatusCode::BAD_REQUEST, "The body must be {\"token\":\"…\"}"))
+    serde_json::from_slice(&body).map_err(|_| ApiError::Refused(StatusCode::BAD_REQUEST, problem))
 }
 
 /// `GET /dashboard/session`: the session that the cookie is of.
@@ -199,11 +240,14 @@ pub(crate) async fn show(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let session = current(&dashboard, &headers)?;
+    if !session.holds(&dashboard.database).await? {
+        return Err(ApiError::Unauthorized);
+    }
     let no_store = [(header::CACHE_CONTROL, "no-store")];
-    Ok((no_store, session.answer()).into_response())
+    Ok((no_store, session.answer(&dashboard)).into_response())
 }
 
-/// `DELETE /dashboard/session`: takes the cookie away.
+/// `DELETE /dashboard/session`: takes the cookie away, and has all sessions ended if there is a recorder to do it.
 pub(crate) async fn log_out(
     State(dashboard): State<Dashboard>,
     headers: HeaderMap,
@@ -212,10 +256,32 @@ pub(crate) async fn log_out(
     if !session.has_csrf_token(&headers) {
         return Err(FOREIGN);
     }
+    let all_sessions_ended = match session.holds(&dashboard.database).await {
+        Ok(true) => end_all(&dashboard).await,
+        Ok(false) => return Err(ApiError::Unauthorized),
+        Err(error) => {
+            tracing::warn!(%error, "a log-out took a cookie away, and ended no other session");
+            false
+        }
+    };
     let cookie = set_cookie(&headers, "", 0)?;
-    Ok((cookie, Json(serde_json::json!({"ok": true}))).into_response())
+    let done = Json(serde_json::json!({"ok": true, "all_sessions_ended": all_sessions_ended}));
+    Ok((cookie, done).into_response())
 }
 
+/// Answers whether all sessions that had begun are ended.
+async fn end_all(dashboard: &Dashboard) -> bool {
+    let Some(recorder) = &dashboard.recorder else {
+        return false;
+    };
+    let ended = recorder.end_sessions().await;
+    if let Err(error) = &ended {
+        tracing::warn!(%error, "a log-out took a cookie away, and ended no other session");
+    }
+    ended.is_ok()
+}
+
+/// The session of the request, its generation not looked at.
 fn current(dashboard: &Dashboard, headers: &HeaderMap) -> Result<Session, ApiError> {
     if !is_own_page(headers) {
         return Err(FOREIGN);
@@ -303,12 +369,25 @@ fn client_of(extensions: &Extensions, headers: &HeaderMap) -> IpAddr {
     }
 }
 
-/// Whether the request may read: by its header if it has one, else by its session.
-pub(crate) fn may_read(tokens: &Tokens, headers: &HeaderMap, now: Timestamp) -> bool {
-    if headers.contains_key(crate::auth::TOKEN_HEADER) {
-        return tokens.accept(headers);
+/// Lets a request read: by its header if it has one, else by its session.
+pub(crate) async fn may_read(dashboard: &Dashboard, headers: &HeaderMap) -> Result<(), ApiError> {
+    let is_admitted = if headers.contains_key(TOKEN_HEADER) {
+        dashboard.tokens.accept(headers)
+    } else if let Ok(session) = current(dashboard, headers) {
+        session.holds(&dashboard.database).await?
+    } else {
+        false
+    };
+    is_admitted.then_some(()).ok_or(ApiError::Unauthorized)
+}
+
+/// Lets a request that may read change something: one with a session needs its CSRF token as well.
+pub(crate) fn may_change(dashboard: &Dashboard, headers: &HeaderMap) -> Result<(), ApiError> {
+    if headers.contains_key(TOKEN_HEADER) || current(dashboard, headers)?.has_csrf_token(headers) {
+        Ok(())
+    } else {
+        Err(FOREIGN)
     }
-    is_own_page(headers) && tokens.session(headers, now).is_some()
 }
 
 #[cfg(test)]
@@ -327,7 +406,7 @@ mod tests {
     #[test]
     fn a_session_holds_for_a_week_and_for_its_key_alone() {
         let (mine, other) = (key_of(b"mine"), key_of(b"other"));
-        let (session, value) = Session::begin(&mine, NOW);
+        let (session, value) = Session::begin(&mine, 1, NOW);
         let headers = with_cookie(&value);
         let later = |ms| NOW.saturating_add_millis(ms);
         assert_eq!(
@@ -342,7 +421,7 @@ mod tests {
     #[test]
     fn a_changed_cookie_is_none() {
         let key = key_of(b"token");
-        let (_, value) = Session::begin(&key, NOW);
+        let (_, value) = Session::begin(&key, 1, NOW);
         for place in 0..value.len() {
             let mut changed = value.clone().into_bytes();
             changed[place] = if changed[place] == b'1' { b'2' } else { b'1' };
@@ -354,7 +433,7 @@ mod tests {
                 "{changed}"
             );
         }
-        for garbage in ["", ".", "..", "1.2.3", "9999999999999.x."] {
+        for garbage in ["", ".", "..", "1.2.3", "1.2.3.4", "9999999999999.1.x."] {
             assert_eq!(Session::find(&[key], &with_cookie(garbage), NOW), None);
         }
     }

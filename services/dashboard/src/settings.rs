@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use database::{Config, Session};
+use recorder_client::{RecorderSettings, TOKEN_OF_USERS, URL_OF_USERS};
 use service_kit::{Common, Reader, Secret, Setting};
 
 const DASHBOARD_DATABASE_URL: Setting = Setting::secret(
@@ -44,7 +45,7 @@ const COUNT_AUTOMATED: Setting = Setting::new(
 );
 
 /// The settings that only the dashboard has, as documented.
-pub const SETTINGS: [Setting; 7] = [
+pub const SETTINGS: [Setting; 9] = [
     DASHBOARD_DATABASE_URL,
     DASHBOARD_DB_PASSWORD,
     DATABASE_URL,
@@ -52,6 +53,8 @@ pub const SETTINGS: [Setting; 7] = [
     DASHBOARD_TOKEN,
     DASHBOARD_TOKEN_PREVIOUS,
     COUNT_AUTOMATED,
+    URL_OF_USERS,
+    TOKEN_OF_USERS,
 ];
 
 /// Longest that one statement may run; a fetch of a list's rows is one.
@@ -72,6 +75,8 @@ pub struct Settings {
     pub tokens: Vec<Secret>,
     /// Whether machines' opens count.
     pub count_automated: bool,
+    /// Who does what users ask for, if anybody does.
+    pub recorder: Option<RecorderSettings>,
 }
 
 impl Settings {
@@ -107,6 +112,7 @@ impl Settings {
                 .filter_map(|token| reader.secret(token))
                 .collect(),
             count_automated: reader.word(&COUNT_AUTOMATED, true, &[("true", true), ("false", false)]),
+            recorder: RecorderSettings::read_optional(reader),
         }
     }
 }

@@ -7,6 +7,8 @@
     reason = "a test's helper fails the test by panicking"
 )]
 
+#[path = "api/recorder.rs"]
+mod recorder;
 #[path = "api/support.rs"]
 mod support;
 
@@ -18,6 +20,8 @@ use std::{
     process::Command,
 };
 
+use recorder::{RECORDER_TOKEN, RunningRecorder};
+use recorder_api::v1::erase_request::Subject;
 use serde_json::{Value, json};
 use support::*;
 use test_support::{
@@ -34,6 +38,7 @@ const BOT: (&str, &str) = (
 const NEEDED: &str =
     "the page's test needs Chromium and ChromeDriver: apt-get install chromium chromium-driver";
 const ENTER: char = '\u{E007}';
+const ESCAPE: char = '\u{E00C}';
 const LEFT: char = '\u{E012}';
 
 /// A browser session; it is closed with the value.
@@ -271,6 +276,74 @@ async fn emails_and_opens_are_shown_in_a_real_browser() {
     nothing_leaves_the_origin_or_stays_behind(&browser, &origin).await;
 }
 
+#[tokio::test]
+async fn an_email_is_erased_with_the_keyboard() {
+    let database = new_database().await;
+    facts().store(&database.superuser().await).await;
+    let recorder = RunningRecorder::over(&database, 10).await;
+    let url = database.url_of(database::DASHBOARD_ROLE);
+    let told = [
+        ("DASHBOARD_TOKEN", TOKEN),
+        ("RECORDER_URL", &recorder.url()),
+        ("RECORDER_TOKEN", RECORDER_TOKEN),
+    ];
+    let dashboard = Running::with(settings(&url, &told)).await;
+    let browser = Browser::start().await;
+    let origin = format!("http://{}", dashboard.address);
+    browser
+        .open(&format!("{origin}/dashboard?tab=opens&email_id=one"))
+        .await;
+    browser.type_into("#token", &format!("{TOKEN}{ENTER}")).await;
+    browser.shows(&["one@example.org"]).await;
+    let enter = ENTER.to_string();
+
+    browser.type_into("#erase-one", &enter).await;
+    browser.shows(&["Everything about the recipient"]).await;
+    browser.has_no_barrier("what to erase").await;
+    browser.type_into("#erase-email", &enter).await;
+    browser
+        .shows(&["This is about 1 email with 4 hits: the email one."])
+        .await;
+    browser.has_no_barrier("erase?").await;
+    browser.picture("erase.png").await;
+    browser.type_into("#erase-word", &format!("eras{ENTER}")).await;
+    assert_eq!(recorder.seen(), [], "the word was not complete");
+    browser.type_into("#erase-word", &format!("e{ENTER}")).await;
+    browser.shows(&["Erased: 1 email with 4 hits."]).await;
+    assert_eq!(recorder.seen(), [Subject::EmailId("one".into())]);
+    browser.type_into("#erase-close", &enter).await;
+    browser.shows(&["No opens here yet."]).await;
+
+    browser.click("#tab-emails").await;
+    eventually("the other email is left", async || {
+        (browser.rows("emails").await == 1).then_some(())
+    })
+    .await;
+    browser.type_into("#erase-some", &enter).await;
+    browser
+        .type_into("#erase-recipient", &format!("nobody@example.org{ENTER}"))
+        .await;
+    browser
+        .shows(&["Nothing is stored: everything to nobody@example.org."])
+        .await;
+    browser.type_into("#erase-word", &ESCAPE.to_string()).await;
+    let is_open = "return document.getElementById('erase').open";
+    assert_eq!(browser.run(is_open).await, json!(false));
+    assert_eq!(recorder.seen().len(), 1);
+
+    browser.click("#sign-out").await;
+    browser.shows(&["Dashboard token"]).await;
+    let problem = "return document.getElementById('token-problem').textContent";
+    assert_eq!(browser.run(problem).await, json!(""), "all sessions are ended");
+    let complaints = browser.complaints().await;
+    assert!(
+        complaints
+            .iter()
+            .all(|line| line.contains("401 (Unauthorized)") || line.contains("ERR_NETWORK_CHANGED")),
+        "{complaints:?}"
+    );
+}
+
 async fn the_badge_leads_to_one_emails_timeline(browser: &Browser, origin: &str) {
     browser
         .open(&format!("{origin}/dashboard?tab=opens&email_id=one"))
@@ -435,8 +508,16 @@ async fn nothing_leaves_the_origin_or_stays_behind(browser: &Browser, origin: &s
         .collect();
     assert!(requests.len() >= 3, "{requests:?}");
     assert!(requests.iter().all(|url| url.starts_with(origin)), "{requests:?}");
+    let offers = "return document.getElementById('erase-some').hidden";
+    assert_eq!(
+        browser.run(offers).await,
+        json!(true),
+        "without a recorder nothing can be erased"
+    );
     browser.click("#sign-out").await;
-    browser.shows(&["Dashboard token"]).await;
+    browser
+        .shows(&["Dashboard token", "You are logged out of this browser."])
+        .await;
     assert_eq!(browser.run("return sessionStorage.length").await, json!(0));
     browser.open(&format!("{origin}/dashboard")).await;
     browser.shows(&["Dashboard token"]).await;

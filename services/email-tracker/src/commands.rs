@@ -48,6 +48,9 @@ pub(crate) enum Command {
     /// Look into a spool that no pixel uses, or deliver it
     #[command(subcommand)]
     Spool(SpoolCommand),
+    /// Look after the events that a webhook was not told of, or try one
+    #[command(subcommand)]
+    Webhooks(WebhooksCommand),
     /// Print all settings of all services, as docs/settings.md has them
     Settings,
     /// Print the version
@@ -75,6 +78,32 @@ pub(crate) enum SpoolCommand {
     Drain {
         /// Folder of the spool, such as ./data/spool
         folder: PathBuf,
+    },
+}
+
+/// What to do about webhooks.
+#[derive(Debug, Subcommand)]
+#[expect(
+    clippy::doc_markdown,
+    reason = "these lines are the help text, which is plain"
+)]
+pub(crate) enum WebhooksCommand {
+    /// Print the events that were given up, one line of JSON each
+    List {
+        /// Only those for this target
+        #[arg(long)]
+        target: Option<String>,
+    },
+    /// Have them sent again
+    Resend {
+        /// Only those for this target
+        #[arg(long)]
+        target: Option<String>,
+    },
+    /// Send a message to a target of WEBHOOKS that says that it is a test
+    Test {
+        /// Its name
+        target: String,
     },
 }
 

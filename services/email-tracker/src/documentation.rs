@@ -29,6 +29,7 @@ pub(crate) fn settings() -> String {
         ),
         table("`email-tracker import`", &[&crate::import::SETTINGS]),
         table("`email-tracker reclassify`", &[&crate::reclassify::SETTINGS]),
+        table("`email-tracker webhooks`", &[&crate::webhooks::SETTINGS]),
     ];
     page.push_str(&tables.join("\n"));
     page

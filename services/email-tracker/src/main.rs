@@ -13,6 +13,7 @@ mod reclassify;
 mod restore;
 mod spool;
 mod up;
+mod webhooks;
 
 use std::process::ExitCode;
 
@@ -24,7 +25,7 @@ use crate::commands::{Cli, Command};
 /// How the process calls itself in its own messages.
 const NAME: &str = "email-tracker";
 
-/// Threads free what other threads have allocated, a hit's bytes among them; the system's allocator takes twice as long.
+/// A hit makes and frees some thirty pieces of memory, some of them in another thread; this one is made for that.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Command::Reclassify => reclassify::reclassify(),
         Command::Doctor(arguments) => doctor::doctor(arguments),
         Command::Spool(command) => spool::spool(command),
+        Command::Webhooks(command) => webhooks::webhooks(command),
         Command::Settings => {
             documentation::print();
             Ok(())

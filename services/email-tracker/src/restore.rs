@@ -8,19 +8,23 @@
 
 use std::{
     io::ErrorKind,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
 use anyhow::{Context as _, bail};
-use database::{Config, DASHBOARD_ROLE, InStatement as _, RECORDER_ROLE, RolePasswords, SCHEMA_VERSION};
-use service_kit::{Reader, SystemClock, program, tasks::stop_on_signal};
+use database::{
+    Config, DASHBOARD_ROLE, Database, InStatement as _, RECORDER_ROLE, RolePasswords, SCHEMA_VERSION, Session,
+};
+use recorder::{Recorder, RecorderConfig};
+use service_kit::{Metrics, Reader, SystemClock, program, tasks::stop_on_signal};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     process::{Child, ChildStdin, ChildStdout},
 };
-use tracking::Clock as _;
+use tracking::{Clock as _, Rules};
 
 use crate::{
     backup::{Complete, Counts, DatabaseSettings, Folder, Programs, reason},
@@ -28,6 +32,8 @@ use crate::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
+/// One for what is done, one to spare.
+const CONNECTIONS: usize = 2;
 /// `pg_restore` begins with the settings of its session; data come long after them.
 const LINES_OF_SETTINGS: usize = 24;
 /// What `psql` is told to say when only the COMMIT is left.
@@ -85,12 +91,42 @@ async fn run(settings: &DatabaseSettings, file: &Path, replace: bool) -> anyhow:
             backup.manifest.schema_version, migrated.to
         );
     }
+    erase_again(&config).await?;
     // Without statistics the first queries would be planned for empty tables.
     let session = config.connect().await?;
     let analyzed = session
         .batch_execute("set statement_timeout = 0; analyze tracked_emails, hits, marks")
         .await;
     analyzed.in_statement("analyze")?;
+    Ok(())
+}
+
+/// Removes what was erased since the backup was made. A recorder's upkeep would, too, but not before its next round.
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+async fn erase_again(config: &Config) -> anyhow::Result<()> {
+    let metrics = Metrics::new(crate::NAME)?;
+    let pooled = config.clone().pool_size(CONNECTIONS).session(Session::recorder());
+    let database = Database::open(&pooled, metrics.meter())?;
+    let recorder = RecorderConfig {
+        instance: "restore".to_owned(),
+        workers: NonZeroUsize::MIN,
+        rules: Rules::default(),
+        geoip_database: recorder::GeoDatabase::Off,
+    };
+    let recorder = Recorder::new(database, recorder, metrics.meter())?;
+    let now = SystemClock.now();
+    let erased = recorder
+        .finish_erasures(now.saturating_add_millis(1), now)
+        .await
+        .context(
+            "restored, but not yet without what was erased since: a recorder that runs will see to it",
+        )?;
+    if let Some(erased) = erased.filter(|erased| erased.emails > 0) {
+        println!(
+            "{config}: {} emails that had been erased since are erased again",
+            erased.emails
+        );
+    }
     Ok(())
 }
 
@@ -291,7 +327,8 @@ declare
 begin
   foreach object in array array['public.tracked_emails', 'public.hits', 'public.marks', 'public.stale_slots',
                              'public.slot_opens', 'public.slot_kinds', 'public.day_kinds', 'public.revisions',
-                             'public.upkeep'] loop
+                             'public.upkeep', 'public.erasure_keys', 'public.erased_emails', 'public.erasures',
+                             'public.dashboard_sessions', 'public.webhook_queues', 'public.webhook_events'] loop
     if to_regclass(object) is not null then
       execute 'lock table ' || object || ' in access exclusive mode';
     end if;
@@ -301,6 +338,18 @@ begin
     if facts then
       raise exception 'it holds facts by now: --replace puts the backup in their place';
     end if;
+  end if;
+
+  -- What was erased stays so.
+  create temp table kept_keys (id uuid, inner_pad bytea, outer_pad bytea) on commit drop;
+  create temp table kept_emails (hash bytea) on commit drop;
+  create temp table kept_erasures (id uuid, kind text, subject bytea, asked_at timestamptz, finished_at timestamptz,
+                                   emails bigint, hits bigint, marks bigint) on commit drop;
+  if to_regclass('public.erased_emails') is not null then
+    execute 'insert into kept_keys select id, inner_pad, outer_pad from public.erasure_keys';
+    execute 'insert into kept_emails select hash from public.erased_emails';
+    execute 'insert into kept_erasures
+             select id, kind, subject, asked_at, finished_at, emails, hits, marks from public.erasures';
   end if;
 
   foreach object in array array['{RECORDER_ROLE}', '{DASHBOARD_ROLE}'] loop
@@ -354,6 +403,25 @@ begin
   if (select count(*) from public.tracked_emails) <> {emails} or (select count(*) from public.hits) <> {hits}
     or (select count(*) from public.marks) <> {marks} then
     raise exception 'the backup holds other numbers of rows than were counted when it was made';
+  end if;
+
+  -- A recorder's upkeep looks for what is erased and there, while an erasure is not finished.
+  insert into pg_temp.kept_erasures
+    values (gen_random_uuid(), 'restore', null, to_timestamp({now_ms} / 1000.0), null, 0, 0, 0);
+  if to_regclass('public.erased_emails') is not null then
+    insert into public.erasure_keys (id, inner_pad, outer_pad)
+      select id, inner_pad, outer_pad from pg_temp.kept_keys on conflict do nothing;
+    insert into public.erased_emails (hash) select hash from pg_temp.kept_emails on conflict do nothing;
+    insert into public.erasures (id, kind, subject, asked_at, finished_at, emails, hits, marks)
+      select id, kind, subject, asked_at, finished_at, emails, hits, marks from pg_temp.kept_erasures
+      on conflict (id) do nothing;
+    -- Nor does any session hold again that was ended since.
+    update public.dashboard_sessions set generation = greatest(generation + 1, {now_ms});
+  elsif exists (select from pg_temp.kept_keys) then
+    -- A backup of before there were such tables; the migration that makes them takes these in.
+    create table public.erasures_kept_keys as select * from pg_temp.kept_keys;
+    create table public.erasures_kept_emails as select * from pg_temp.kept_emails;
+    create table public.erasures_kept as select * from pg_temp.kept_erasures;
   end if;
 end
 $$;

@@ -114,13 +114,14 @@ fn report(delivered: Delivered) -> anyhow::Result<()> {
     let Delivered {
         recorded,
         already_known,
+        erased,
         set_aside,
         lost,
         left,
     } = delivered;
     note(&format!(
-        "{recorded} recorded, {already_known} already known, {set_aside} refused and set aside, {lost} refused and lost, \
-         {left} left"
+        "{recorded} recorded, {already_known} already known, {erased} of erased emails and dropped, {set_aside} refused and set \
+         aside, {lost} refused and lost, {left} left"
     ));
     if left > 0 || lost > 0 {
         bail!("not everything was delivered");

@@ -73,7 +73,7 @@ async fn the_tables_of_facts_are_distributed_side_by_side_once() {
     add_citus(&database).await;
     let said = says(&database, &["migrate", "--citus", "--shards", "64"]).await;
     assert!(
-        said.contains("distributed tracked_emails, hits, marks by email_id"),
+        said.contains("distributed tracked_emails, hits, marks, webhook_queues, webhook_events by email_id"),
         "{said}"
     );
     let beside = |shards| ("tracked_emails".to_owned(), shards, true);
@@ -81,6 +81,8 @@ async fn the_tables_of_facts_are_distributed_side_by_side_once() {
         ("tracked_emails".to_owned(), ("none".to_owned(), Some(64), true)),
         ("hits".to_owned(), beside(None)),
         ("marks".to_owned(), beside(None)),
+        ("webhook_queues".to_owned(), beside(None)),
+        ("webhook_events".to_owned(), beside(None)),
     ]);
     assert_eq!(distributed(&database).await, expected);
 

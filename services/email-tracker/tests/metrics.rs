@@ -37,7 +37,7 @@ Each service answers `/metrics` on its admin port, in Prometheus's text format. 
 
 Every series of a counter or gauge is there from the start of its service, at zero, so a first error is seen as a rise. A histogram has no series until it has seen something. Counters begin anew when a process does. No label holds anything of a person, a mail or a request.
 
-Labels are given with all values they have; `transaction` and the versions are open. `_total` is a counter; a histogram `X` is `X_bucket` (with the label `le`), `X_sum` and `X_count`.
+Labels are given with all values they have; `transaction`, `target` (the names in `WEBHOOKS`) and the versions are open. `_total` is a counter; a histogram `X` is `X_bucket` (with the label `le`), `X_sum` and `X_count`.
 
 A test scrapes a running Email Tracker and compares it with these tables; `UPDATE=1 cargo test -p email-tracker --test metrics` writes them anew.
 ";
@@ -113,7 +113,7 @@ fn series(text: &str) -> BTreeSet<String> {
 
 /// The unit of a metric: part of its name, or the thing that is counted.
 fn unit(name: &str) -> &'static str {
-    const ENDINGS: [(&str, &str); 29] = [
+    const ENDINGS: [(&str, &str); 35] = [
         ("_seconds", "seconds"),
         ("_seconds_total", "seconds"),
         ("_bytes", "bytes"),
@@ -135,7 +135,13 @@ fn unit(name: &str) -> &'static str {
         ("_partitions_made_total", "partitions"),
         ("_geoip_refused", "files"),
         ("_removed_total", "months, marks or emails"),
+        ("_erased_total", "emails, hits or marks"),
+        ("_erasures_total", "erasures"),
+        ("_sessions_ended_total", "requests"),
         ("_upkeep_total", "rounds"),
+        ("_webhook_events_total", "events"),
+        ("_webhook_events_pending", "events"),
+        ("_webhook_events_set_aside", "events"),
         ("_rows_total", "rows"),
         ("_streams_total", "lists"),
         ("_not_modified_total", "lists"),
@@ -160,8 +166,10 @@ fn unit(name: &str) -> &'static str {
 
 fn describe_labels(metric: &Metric) -> String {
     let describe = |(name, values): (&String, &BTreeSet<String>)| {
-        let is_open =
-            name == "transaction" || metric.kind == "histogram" || metric.labels.contains_key("version");
+        let is_open = name == "transaction"
+            || name == "target"
+            || metric.kind == "histogram"
+            || metric.labels.contains_key("version");
         if is_open || name.starts_with("telemetry_") || name.starts_with("service_") {
             format!("`{name}`")
         } else {
@@ -259,7 +267,8 @@ async fn use_everything(up: &Up) {
 #[tokio::test]
 async fn the_documented_metrics_are_those_of_the_services_and_there_from_the_start() {
     let home = Home::of(Account::Own);
-    let up = home.up().await;
+    let target = r#"[{"name":"example","url":"https://example.invalid/","secrets":["whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"]}]"#;
+    let up = home.up_with(&[("WEBHOOKS", target)]).await;
     let ready = async || {
         let port = SocketAddr::from(([127, 0, 0, 1], home.admin_ports()[2]));
         (get(port, "/ready").await.status == 200).then_some(())

@@ -9,14 +9,13 @@ use std::{
 
 use opentelemetry::metrics::Meter;
 use recorder_api::MAX_BATCH_FACTS;
+use recorder_client::RecorderSettings;
 use tokio_util::sync::CancellationToken;
 use tracking::Clock;
 
 use crate::{
-    forward::{self, BATCH_BYTES, Delivered, Forwarder},
+    forward::{BATCH_BYTES, Delivered, Forwarder},
     metrics::{ForwardMetrics, RequestCounts},
-    recorders,
-    settings::RecorderSettings,
     spool::{Folder, SetAsideFact},
 };
 
@@ -95,7 +94,7 @@ fn forwarder(
 ) -> Forwarder {
     Forwarder {
         reader: Arc::new(Mutex::new(folder.into_reader())),
-        client: forward::client(recorders::channel(recorder.urls.clone())),
+        client: recorder_client::client(recorder_client::channel(recorder.urls.clone())),
         token: recorder.authorization(),
         metrics: ForwardMetrics::new(meter, Arc::clone(&clock)),
         clock,

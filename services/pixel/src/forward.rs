@@ -8,21 +8,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use opentelemetry_http::HeaderInjector;
 use rand::RngExt;
 use recorder_api::{
-    MAX_BATCH_BYTES, MAX_BATCH_FACTS, MAX_MESSAGE_BYTES, Outcome,
+    MAX_BATCH_BYTES, MAX_BATCH_FACTS, Outcome,
     v1::{self, recorder_client::RecorderClient},
 };
 use tokio::{task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Code, Request, Status,
-    metadata::{Ascii, MetadataMap, MetadataValue},
+    metadata::{Ascii, MetadataValue},
     transport::Channel,
 };
 use tracing::Instrument;
-use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracking::Clock;
 
 use crate::{
@@ -65,6 +63,8 @@ pub struct Delivered {
     pub recorded: u64,
     /// Stored before.
     pub already_known: u64,
+    /// Of an email that was erased; dropped.
+    pub erased: u64,
     /// Refused, and set aside.
     pub set_aside: u64,
     /// Refused, and not set aside for want of room.
@@ -117,13 +117,6 @@ impl Backoff {
         self.0 = (most * 2).min(BACKOFF.1);
         between(Duration::ZERO, most)
     }
-}
-
-/// The recorders' client on `channel`.
-pub(crate) fn client(channel: Channel) -> RecorderClient<Channel> {
-    RecorderClient::new(channel)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES)
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
 }
 
 impl Forwarder {
@@ -266,7 +259,7 @@ impl Forwarder {
         let span = tracing::info_span!("forward batch", facts = part.len(), otel.kind = "client");
         let facts = part.iter().map(|pending| pending.fact.clone()).collect();
         let mut request = Request::from_parts(
-            self.metadata(&span),
+            recorder_client::metadata(self.token.as_ref(), &span),
             tonic::Extensions::default(),
             v1::RecordRequest { facts },
         );
@@ -279,19 +272,6 @@ impl Forwarder {
         };
         self.metrics.batch_took(begun.elapsed());
         Ok(answer?.into_inner().outcomes)
-    }
-
-    fn metadata(&self, span: &tracing::Span) -> MetadataMap {
-        let mut headers = http::HeaderMap::new();
-        let context = span.context();
-        opentelemetry::global::get_text_map_propagator(|propagator| {
-            propagator.inject_context(&context, &mut HeaderInjector(&mut headers));
-        });
-        let mut metadata = MetadataMap::from_headers(headers);
-        if let Some(token) = &self.token {
-            metadata.insert("authorization", token.clone());
-        }
-        metadata
     }
 
     /// Counts the outcomes; gives the refused facts.
@@ -308,6 +288,8 @@ impl Forwarder {
             match known {
                 Some(Outcome::Recorded) => self.delivered.recorded += 1,
                 Some(Outcome::AlreadyKnown) => self.delivered.already_known += 1,
+                // Somebody wants it to be nowhere: it is not kept here either.
+                Some(Outcome::Erased) => self.delivered.erased += 1,
                 Some(outcome) => refused.push(self.refused(outcome.as_str().to_owned(), pending.bytes)),
                 None => refused.push(self.refused(format!("{UNKNOWN_OUTCOME}: {outcome}"), pending.bytes)),
             }

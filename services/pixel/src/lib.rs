@@ -9,7 +9,6 @@ mod hit;
 mod http;
 mod mark;
 mod metrics;
-mod recorders;
 mod settings;
 pub mod spool;
 
@@ -31,8 +30,7 @@ use tracking::Clock;
 pub use crate::{
     forward::Delivered,
     gif::GIF,
-    recorders::{NoRecorderUrl, RecorderUrl},
-    settings::{RecorderSettings, SETTINGS, Settings},
+    settings::{SETTINGS, Settings},
 };
 use crate::{
     forward::Forwarder,
@@ -44,6 +42,7 @@ use crate::{
         files::{DiskFiles, Files},
     },
 };
+pub use recorder_client::{NoRecorderUrl, RecorderSettings, RecorderUrl};
 
 /// How long the recorder may be away, with facts waiting for it, before `/ready` tells.
 const RECORDER_AWAY_MS: i64 = 60_000;
@@ -80,7 +79,7 @@ pub async fn run_on(
     );
     let forwarder = Forwarder {
         reader: Arc::new(Mutex::new(reader)),
-        client: forward::client(recorders::channel(settings.recorder.urls.clone())),
+        client: recorder_client::client(recorder_client::channel(settings.recorder.urls.clone())),
         token: settings.recorder.authorization(),
         clock: Arc::clone(&clock),
         metrics: forward_metrics,

@@ -3,22 +3,11 @@
 use std::{path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
-use service_kit::{Common, Reader, Secret, Setting};
-use tonic::metadata::{Ascii, MetadataValue};
+use recorder_client::{RECORDER_TOKEN, RECORDER_URL, RecorderSettings};
+use service_kit::{Common, Reader, Setting};
 
-use crate::{recorders::RecorderUrl, spool::SyncPolicy};
+use crate::spool::SyncPolicy;
 
-const RECORDER_URL: Setting = Setting::new(
-    "RECORDER_URL",
-    "http://127.0.0.1:50051",
-    "Where the recorder is; several URLs are separated by commas, and every address of each name is used. https:// is checked \
-     against the system's certificates.",
-);
-const RECORDER_TOKEN: Setting = Setting::secret(
-    "RECORDER_TOKEN",
-    "",
-    "Shared with the recorder, which takes facts only from who knows it.",
-);
 const SPOOL_DIR: Setting = Setting::new(
     "SPOOL_DIR",
     "./data/spool",
@@ -72,15 +61,6 @@ pub struct Settings {
     pub trusted_proxies: Vec<IpNet>,
 }
 
-/// Where and how facts are delivered.
-#[derive(Clone, Debug)]
-pub struct RecorderSettings {
-    /// The recorders.
-    pub urls: Vec<RecorderUrl>,
-    /// The secret shared with them.
-    pub token: Option<Secret>,
-}
-
 impl Settings {
     /// Reads all of them; problems are kept by `reader`.
     pub fn read(reader: &mut Reader) -> Self {
@@ -102,41 +82,6 @@ impl Settings {
             trusted_proxies: reader.networks(&TRUSTED_PROXIES, Vec::new()),
         }
     }
-}
-
-impl RecorderSettings {
-    /// Reads them alone, for who delivers a spool without being a pixel.
-    pub fn read(reader: &mut Reader) -> Self {
-        let accepted =
-            "URLs of a scheme, a host and a port, such as http://recorder:50051, separated by commas";
-        let given = reader.optional(&RECORDER_URL, accepted, parse_urls);
-        let token = reader.secret(&RECORDER_TOKEN);
-        if token.as_ref().is_some_and(|token| bearer(token).is_none()) {
-            reader.refuse(
-                &RECORDER_TOKEN,
-                "it must be of visible ASCII characters, as an HTTP header takes them",
-            );
-        }
-        let urls = given
-            .or_else(|| parse_urls(RECORDER_URL.default))
-            .unwrap_or_default();
-        Self { urls, token }
-    }
-
-    /// The value of the `authorization` that each call carries.
-    pub(crate) fn authorization(&self) -> Option<MetadataValue<Ascii>> {
-        self.token.as_ref().and_then(bearer)
-    }
-}
-
-fn parse_urls(text: &str) -> Option<Vec<RecorderUrl>> {
-    text.split(',').map(|url| url.parse().ok()).collect()
-}
-
-fn bearer(token: &Secret) -> Option<MetadataValue<Ascii>> {
-    let mut value: MetadataValue<Ascii> = format!("Bearer {}", token.expose()).parse().ok()?;
-    value.set_sensitive(true);
-    Some(value)
 }
 
 #[cfg(test)]

@@ -86,8 +86,8 @@ impl Describer {
     }
 }
 
-/// Describes the hits of one batch. To read a user agent takes as long as to encode the whole hit, and few of a batch are
-/// different: each is read once.
+/// Describes the hits of one batch. To read a user agent takes microseconds, and few of a batch are different: each is read
+/// once.
 #[derive(Debug)]
 pub(crate) struct BatchDescriber<'a> {
     describer: &'a Describer,

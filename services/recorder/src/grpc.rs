@@ -24,12 +24,26 @@ use tonic::{
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tracing::Instrument;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-use tracking::{Clock, Fact};
+use tracking::{
+    Clock, Fact,
+    recipients::Address,
+    token::{MAX_FIELD_BYTES, MAX_RECIPIENT_BYTES},
+};
 
-use crate::{addresses::Addresses, metrics::Metrics, range::Range, schema::SchemaGate, workers::Recorder};
+use crate::{
+    addresses::Addresses,
+    erase::{Erased, Erasure, Subject},
+    metrics::Metrics,
+    range::Range,
+    schema::SchemaGate,
+    workers::Recorder,
+};
 
 /// Most batches taken up at once; each is held in memory. A pixel has few in flight, so this is many pixels.
 const MAX_BATCHES: usize = 64;
+
+/// How long one call may erase before it says that there is more.
+const ERASING: Duration = Duration::from_secs(10);
 
 /// Most calls of one connection at once; more wait.
 const MAX_CALLS_PER_CONNECTION: usize = 16;
@@ -86,10 +100,7 @@ impl Service {
                 "too many batches at once; send this one again later",
             ));
         };
-        self.schema
-            .pass()
-            .await
-            .map_err(|error| Status::unavailable(error.to_string()))?;
+        self.pass_schema().await?;
         let mut outcomes = Vec::with_capacity(facts.len());
         let mut accepted = Vec::with_capacity(facts.len());
         for fact in facts {
@@ -112,6 +123,11 @@ impl Service {
             .map(|refusal| refusal.or_else(|| recorded.next()))
             .map(|outcome| outcome.ok_or_else(|| Status::internal("a fact was left without an outcome")))
             .collect()
+    }
+
+    async fn pass_schema(&self) -> Result<(), Status> {
+        let passed = self.schema.pass().await;
+        passed.map_err(|error| Status::unavailable(error.to_string()))
     }
 
     /// The fact in the domain's words, or why it is refused.
@@ -151,6 +167,35 @@ impl recorder_server::Recorder for Service {
             .map(|outcome| v1::Outcome::from(outcome).into())
             .collect();
         Ok(Response::new(v1::RecordResponse { outcomes }))
+    }
+
+    async fn erase(&self, request: Request<v1::EraseRequest>) -> Result<Response<v1::EraseResponse>, Status> {
+        let subject = subject(request.into_inner())?;
+        self.pass_schema().await?;
+        let done = self.recorder.erase(&subject, self.clock.now(), ERASING).await;
+        let Erasure {
+            id,
+            erased: Erased { emails, hits, marks },
+            is_complete,
+        } = done.map_err(|error| asked(&error))?;
+        tracing::info!(erasure = %id, kind = subject.kind(), emails, hits, marks, is_complete, "erased");
+        Ok(Response::new(v1::EraseResponse {
+            emails,
+            hits,
+            marks,
+            complete: is_complete,
+        }))
+    }
+
+    async fn end_sessions(
+        &self,
+        _: Request<v1::EndSessionsRequest>,
+    ) -> Result<Response<v1::EndSessionsResponse>, Status> {
+        self.pass_schema().await?;
+        let ended = self.recorder.end_sessions(self.clock.now()).await;
+        ended.map_err(|error| asked(&error))?;
+        tracing::info!("all sessions of the dashboard were ended");
+        Ok(Response::new(v1::EndSessionsResponse {}))
     }
 }
 
@@ -234,6 +279,30 @@ impl Interceptor for Authentication {
             ))
         }
     }
+}
+
+/// What is to be erased, in the domain's words.
+fn subject(request: v1::EraseRequest) -> Result<Subject, Status> {
+    let is_sound = |text: &str, most: usize| !text.is_empty() && text.len() <= most && !text.contains('\0');
+    let subject = match request.subject {
+        Some(v1::erase_request::Subject::EmailId(email_id)) => {
+            is_sound(&email_id, MAX_FIELD_BYTES).then_some(Subject::Email(email_id))
+        }
+        Some(v1::erase_request::Subject::Recipient(text)) => is_sound(&text, MAX_RECIPIENT_BYTES)
+            .then(|| Address::new(&text).map(Subject::Recipient))
+            .flatten(),
+        None => None,
+    };
+    subject.ok_or_else(|| Status::invalid_argument("it names neither one email nor one address"))
+}
+
+/// What is answered when what a user asked for failed. Part of it may be done.
+fn asked(error: &Error) -> Status {
+    tracing::warn!(%error, "what a user asked for was not done");
+    Status::unavailable(format!(
+        "the database cannot do it now ({})",
+        error.kind().label()
+    ))
 }
 
 /// What a failed transaction is answered with. After the first kind the pixel looks for the fact at fault by halves; after

@@ -7,6 +7,7 @@ mod addresses;
 mod describe;
 mod device;
 mod doctor;
+mod erase;
 mod geo;
 mod grpc;
 mod health;
@@ -17,11 +18,13 @@ mod reassess;
 mod record;
 mod retention;
 mod schema;
+mod sessions;
 mod settings;
 mod shards;
 mod slots;
 mod steps;
 mod upkeep;
+pub mod webhooks;
 mod workers;
 
 use std::{hash::BuildHasher, sync::Arc};
@@ -40,6 +43,7 @@ use crate::{
 };
 pub use crate::{
     addresses::Shortened,
+    erase::{Erased, Erasure, Subject},
     geo::GeoDatabase,
     reassess::Reclassified,
     retention::Removed,
@@ -75,7 +79,10 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         .counting(&shards::NAMES)
         .counting(&steps::NAMES)
         .counting(&reassess::NAMES)
-        .counting(&slots::NAMES);
+        .counting(&slots::NAMES)
+        .counting(&erase::NAMES)
+        .counting(&sessions::NAMES)
+        .counting(&webhooks::names());
     let schema = Arc::new(SchemaGate::new(database.clone()));
     let recorder = Recorder::new(
         database.clone(),
@@ -87,6 +94,15 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         },
         metrics.meter(),
     )?;
+    let telling = settings.webhooks.start(
+        database.clone(),
+        Arc::clone(&clock),
+        metrics.meter(),
+        stop.clone(),
+    )?;
+    if let Some(telling) = &telling {
+        recorder.tell(telling);
+    }
     let range = Range::new(settings.retention_days);
     let addresses = Addresses::new(settings.anonymize_days);
     let keeping = Keeping {
@@ -105,6 +121,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
     );
 
     let (reporter, health) = tonic_health::server::health_reporter();
+    let patience = settings.common.grace.mul_f32(0.8);
     let mut tasks = Tasks::new(&stop, settings.common.grace);
     tasks.spawn(
         "admin",
@@ -117,6 +134,9 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         ),
     );
     tasks.spawn("health", health::report(schema, reporter, stop.clone()));
+    if let Some(telling) = telling {
+        tasks.spawn("webhooks", telling.run(patience));
+    }
     tasks.spawn(
         "geoip",
         geo::follow(recorder.geo(), recorder.metrics().clone(), stop.clone()),
@@ -129,7 +149,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
             service.behind(authentication),
             health,
             stop.clone(),
-            settings.common.grace.mul_f32(0.8),
+            patience,
         ),
     );
     let ended = tasks.finish().await;

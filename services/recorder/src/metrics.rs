@@ -9,7 +9,7 @@ use opentelemetry::{
 use recorder_api::Outcome;
 use tonic::Code;
 
-use crate::{retention::Removed, upkeep::Task};
+use crate::{erase::Erased, retention::Removed, upkeep::Task};
 
 /// From one fast batch to one that waits for locks.
 const SECONDS: [f64; 12] = [
@@ -38,6 +38,9 @@ pub(crate) struct Metrics {
     corrected: Counter<u64>,
     partitions_made: Counter<u64>,
     removed: Counter<u64>,
+    erasures: Counter<u64>,
+    erased: Counter<u64>,
+    sessions_ended: Counter<u64>,
     upkeep: Counter<u64>,
     workers: UpDownCounter<i64>,
     workers_busy: UpDownCounter<i64>,
@@ -104,6 +107,21 @@ impl Metrics {
                 "",
                 "What retention has removed, by kind",
             ),
+            erasures: counter(
+                "email_tracker.recorder.erasures",
+                "",
+                "Erasures that users have asked for, by what they named and by how they ended",
+            ),
+            erased: counter(
+                "email_tracker.recorder.erased",
+                "",
+                "What erasures have removed, by kind",
+            ),
+            sessions_ended: counter(
+                "email_tracker.recorder.sessions.ended",
+                "",
+                "Requests to end all sessions of the dashboard, by how they ended",
+            ),
             upkeep: counter(
                 "email_tracker.recorder.upkeep",
                 "",
@@ -145,6 +163,13 @@ impl Metrics {
             counter.add(0, &[]);
         }
         self.removed(Removed::default());
+        self.erased(Erased::default());
+        for succeeded in [true, false] {
+            for kind in ["email", "recipient"] {
+                self.erasures.add(0, &erasure_labels(kind, succeeded));
+            }
+            self.sessions_ended.add(0, &[outcome_label(succeeded)]);
+        }
         for task in Task::ALL {
             for succeeded in [true, false] {
                 self.upkeep.add(0, &upkeep_labels(task, succeeded));
@@ -195,6 +220,24 @@ impl Metrics {
         }
     }
 
+    /// A user has asked to erase something of this kind.
+    pub(crate) fn erasure(&self, kind: &'static str, succeeded: bool) {
+        self.erasures.add(1, &erasure_labels(kind, succeeded));
+    }
+
+    /// Erasures have removed this.
+    pub(crate) fn erased(&self, erased: Erased) {
+        let Erased { emails, hits, marks } = erased;
+        for (kind, count) in [("email", emails), ("hit", hits), ("mark", marks)] {
+            self.erased.add(count, &[KeyValue::new("kind", kind)]);
+        }
+    }
+
+    /// A user has asked to end all sessions.
+    pub(crate) fn sessions_ended(&self, succeeded: bool) {
+        self.sessions_ended.add(1, &[outcome_label(succeeded)]);
+    }
+
     /// A task of upkeep is done, or has failed.
     pub(crate) fn kept_up(&self, task: Task, succeeded: bool) {
         self.upkeep.add(1, &upkeep_labels(task, succeeded));
@@ -233,11 +276,15 @@ impl Drop for BusyWorker<'_> {
 }
 
 fn upkeep_labels(task: Task, succeeded: bool) -> [KeyValue; 2] {
-    let outcome = if succeeded { "ok" } else { "error" };
-    [
-        KeyValue::new("task", task.as_str()),
-        KeyValue::new("outcome", outcome),
-    ]
+    [KeyValue::new("task", task.as_str()), outcome_label(succeeded)]
+}
+
+fn erasure_labels(kind: &'static str, succeeded: bool) -> [KeyValue; 2] {
+    [KeyValue::new("kind", kind), outcome_label(succeeded)]
+}
+
+fn outcome_label(succeeded: bool) -> KeyValue {
+    KeyValue::new("outcome", if succeeded { "ok" } else { "error" })
 }
 
 fn number(count: usize) -> u64 {

@@ -12,7 +12,7 @@ use crate::{
     partitions::{DropPartition, Month, Months},
     record,
     shards::{Layout, Shards},
-    slots, steps,
+    slots, steps, webhooks,
 };
 
 /// Rows that one transaction removes.
@@ -129,6 +129,7 @@ async fn remove_emails(
     writer: &str,
     before: Timestamp,
 ) -> Result<u64, Error> {
+    let layout = shards.layout(database).await?;
     let mut removed = 0;
     let mut after = None;
     loop {
@@ -139,6 +140,7 @@ async fn remove_emails(
                 email_ids,
                 before,
                 writer,
+                layout,
             };
             removed += database.transact(&remove).await?;
         }
@@ -274,6 +276,7 @@ struct RemoveEmails<'a> {
     email_ids: &'a [String],
     before: Timestamp,
     writer: &'a str,
+    layout: Layout,
 }
 
 impl Work for RemoveEmails<'_> {
@@ -289,6 +292,7 @@ impl Work for RemoveEmails<'_> {
             .await
             .in_statement(Self::NAME)?;
         if removed > 0 {
+            webhooks::forget(tx, self.layout, &email_ids).await?;
             record::raise_revision(tx, self.writer).await?;
         }
         Ok(removed)

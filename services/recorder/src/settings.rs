@@ -7,6 +7,7 @@ use service_kit::{Common, Reader, Secret, Setting};
 use tracking::{Rules, agents::Agents};
 
 use crate::geo::GeoDatabase;
+use crate::webhooks::{self, Webhooks};
 
 const DATABASE_URL: Setting = Setting::secret(
     "DATABASE_URL",
@@ -22,12 +23,12 @@ const DATABASE_PASSWORD: Setting = Setting::secret(
 const RECORDER_TOKEN: Setting = Setting::secret(
     "RECORDER_TOKEN",
     "",
-    "What pixels must say to be let in; required unless the recorder listens on loopback alone.",
+    "What pixels and dashboards must say to be let in; required unless the recorder listens on loopback alone.",
 );
 const RECORDER_TOKEN_PREVIOUS: Setting = Setting::secret(
     "RECORDER_TOKEN_PREVIOUS",
     "",
-    "Accepted as well, while pixels are given a new `RECORDER_TOKEN`.",
+    "Accepted as well, while pixels and dashboards are given a new `RECORDER_TOKEN`.",
 );
 const RECORDER_WORKERS: Setting = Setting::new(
     "RECORDER_WORKERS",
@@ -82,7 +83,7 @@ const BURST_MAILS: Setting = Setting::new(
 );
 
 /// The recorder's own settings, for the table in the documentation.
-pub const SETTINGS: [Setting; 13] = [
+pub const SETTINGS: [Setting; 15] = [
     DATABASE_URL,
     DATABASE_PASSWORD,
     RECORDER_TOKEN,
@@ -96,6 +97,8 @@ pub const SETTINGS: [Setting; 13] = [
     GEOIP_DATABASE,
     AGENT_NETWORKS,
     BURST_MAILS,
+    webhooks::SETTINGS[0],
+    webhooks::SETTINGS[1],
 ];
 
 /// More than this and every hit of a day would be one reader's.
@@ -104,8 +107,8 @@ const MAX_DEDUP_WINDOW_MS: i64 = 24 * 60 * 60 * 1_000;
 const STATEMENT_TIMEOUT: &str = "30s";
 /// A recorder that stands still in a transaction would keep its emails from all others.
 const IDLE_IN_TRANSACTION_TIMEOUT: &str = "15s";
-/// Connections more than workers, so that readiness and upkeep never wait for a batch.
-const SPARE_CONNECTIONS: usize = 2;
+/// Connections more than workers, so that readiness, upkeep and what users ask never wait for a batch.
+const SPARE_CONNECTIONS: usize = 3;
 
 /// What the recorder goes by.
 #[derive(Clone, Debug)]
@@ -128,6 +131,8 @@ pub struct Settings {
     pub anonymize_days: Option<u32>,
     /// Where addresses are.
     pub geoip_database: GeoDatabase,
+    /// Whom to tell of opens.
+    pub webhooks: Webhooks,
 }
 
 impl Settings {
@@ -153,8 +158,9 @@ impl Settings {
         }
         let defaults = Rules::default();
         let workers = reader.number(&RECORDER_WORKERS, 2_usize, 1, 64);
+        let webhooks = Webhooks::read(reader);
         Self {
-            database: read_database(reader, workers),
+            database: read_database(reader, workers + webhooks.connections()),
             tokens: token.into_iter().chain(previous).collect(),
             workers: NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN),
             rules: Rules {
@@ -182,6 +188,7 @@ impl Settings {
                 Some(off) if off == Path::new("off") => GeoDatabase::Off,
                 Some(path) => GeoDatabase::File(path),
             },
+            webhooks,
             common,
         }
     }
@@ -211,7 +218,7 @@ fn read_hosts(reader: &mut Reader, default: BTreeSet<String>) -> BTreeSet<String
     reader.hosts(&COMPOSE_WINDOW_HOSTS, default)
 }
 
-fn read_database(reader: &mut Reader, workers: usize) -> Option<Config> {
+fn read_database(reader: &mut Reader, connections: usize) -> Option<Config> {
     let password = reader.secret(&DATABASE_PASSWORD);
     let Some(url) = reader.secret(&DATABASE_URL) else {
         reader.refuse(
@@ -225,7 +232,7 @@ fn read_database(reader: &mut Reader, workers: usize) -> Option<Config> {
             config
                 .password(password.as_ref().map(Secret::expose))
                 .application_name("recorder")
-                .pool_size(workers + SPARE_CONNECTIONS)
+                .pool_size(connections + SPARE_CONNECTIONS)
                 .session(
                     Session::recorder()
                         .set("statement_timeout", STATEMENT_TIMEOUT)

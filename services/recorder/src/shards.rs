@@ -141,21 +141,27 @@ impl Work for FindShards<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{addresses, reassess, record, retention, steps};
+    use crate::{addresses, erase, reassess, record, retention, steps, webhooks};
 
     /// How often a statement names a table of facts to read or change its rows. Its first line is its name.
     fn tables(statement: &str) -> usize {
-        ["tracked_emails", "hits", "marks"]
-            .iter()
-            .flat_map(|table| [format!("from {table}"), format!("update {table}")])
-            .map(|named| {
-                statement
-                    .lines()
-                    .skip(1)
-                    .map(|line| line.matches(&named).count())
-                    .sum::<usize>()
-            })
-            .sum()
+        [
+            "tracked_emails",
+            "hits",
+            "marks",
+            "webhook_queues",
+            "webhook_events",
+        ]
+        .iter()
+        .flat_map(|table| [format!("from {table}"), format!("update {table}")])
+        .map(|named| {
+            statement
+                .lines()
+                .skip(1)
+                .map(|line| line.matches(&named).count())
+                .sum::<usize>()
+        })
+        .sum()
     }
 
     #[test]
@@ -166,6 +172,8 @@ mod tests {
             addresses::PER_EMAIL,
             reassess::PER_EMAIL,
             steps::PER_EMAIL,
+            &webhooks::per_email(),
+            erase::PER_EMAIL,
         ]
         .concat();
         for statement in statements {

@@ -7,6 +7,7 @@ use tracking::Clock;
 
 use crate::{
     addresses::{Addresses, Shortened},
+    erase::Erased,
     partitions::Month,
     range::Range,
     retention::Removed,
@@ -25,11 +26,16 @@ const PERIOD_WITH_MORE: Duration = Duration::from_secs(1);
 /// How long a burst waits until it is looked for, so that hits that a pixel had to keep for a while are there.
 const BURSTS_AFTER_MS: i64 = 2 * 60 * 1_000;
 
+/// How long an erasure may take before it counts as cut off.
+const ERASURES_AFTER_MS: i64 = 5 * 60 * 1_000;
+
 /// What upkeep does, each time it is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
     /// Makes the partitions of this month and the next, so that no hit has to wait for its own.
     Partitions,
+    /// Removes what was erased and is there nevertheless.
+    Erasures,
     /// Removes what `email-tracker doctor` left.
     Doctor,
     /// Removes what is older than the operator wants it kept.
@@ -44,8 +50,9 @@ pub(crate) enum Task {
 
 impl Task {
     /// All of them.
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Partitions,
+        Self::Erasures,
         Self::Doctor,
         Self::Retention,
         Self::Addresses,
@@ -57,6 +64,7 @@ impl Task {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Partitions => "partitions",
+            Self::Erasures => "erasures",
             Self::Doctor => "doctor",
             Self::Retention => "retention",
             Self::Addresses => "addresses",
@@ -123,6 +131,13 @@ async fn perform(
 ) -> Result<Done, database::Error> {
     match task {
         Task::Partitions => recorder.ensure_partitions(&months_ahead(clock)).await?,
+        Task::Erasures => {
+            let now = clock.now();
+            let before = now.saturating_add_millis(-ERASURES_AFTER_MS);
+            if let Some(Erased { emails, hits, marks }) = recorder.finish_erasures(before, now).await? {
+                tracing::info!(emails, hits, marks, "finished an erasure that had been cut off");
+            }
+        }
         Task::Doctor => {
             let count = recorder.remove_doctor_emails(clock.now()).await?;
             if count > 0 {

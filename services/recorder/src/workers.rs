@@ -6,7 +6,8 @@ use std::{
     fmt,
     hash::{DefaultHasher, Hash, Hasher},
     num::NonZeroUsize,
-    sync::Arc,
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use database::{Database, Error};
@@ -21,14 +22,17 @@ use crate::{
     describe::Describer,
     device::Devices,
     doctor,
+    erase::{Erased, Eraser, Erasure, Subject},
     geo::{Geo, GeoDatabase},
     metrics::Metrics,
     partitions::{Month, Partitions},
     reassess::{self, Reclassified},
     record::{Batch, Recording, is_missing_partition},
     retention::{self, Removed},
+    sessions,
     shards::{Layout, Shards},
     slots,
+    webhooks::{Outbox, Telling},
 };
 
 /// Records facts. Clones share everything.
@@ -58,6 +62,8 @@ struct Shared {
     /// The row of `revisions` for what is done from time to time.
     upkeep: String,
     metrics: Metrics,
+    /// Where new opens are left for those who are to be told.
+    outbox: OnceLock<Arc<Outbox>>,
 }
 
 /// Facts of an email meet in one worker, where they take turns before they take a connection: no two workers of a
@@ -108,7 +114,14 @@ impl Recorder {
             workers,
             upkeep,
             metrics,
+            outbox: OnceLock::new(),
         })))
+    }
+
+    /// Leaves new opens in `telling`'s outbox from now on.
+    pub fn tell(&self, telling: &Telling) {
+        // Whom to tell does not change in a process's life.
+        let _ = self.0.outbox.set(telling.outbox());
     }
 
     /// The recorder's instruments.
@@ -205,6 +218,46 @@ impl Recorder {
         slots::recount(&self.0.database, most_steps).await
     }
 
+    /// Erases `subject`, as much of it as `patience` allows: what is stored of it goes, and what comes of it later is refused.
+    ///
+    /// May be cut off and begun again anywhere. After an error part of it may be done.
+    pub async fn erase(
+        &self,
+        subject: &Subject,
+        now: Timestamp,
+        patience: Duration,
+    ) -> Result<Erasure, Error> {
+        let done = self.eraser().erase(subject, now, patience).await;
+        self.0.metrics.erasure(subject.kind(), done.is_ok());
+        if let Ok(done) = &done {
+            self.0.metrics.erased(done.erased);
+        }
+        done
+    }
+
+    /// Removes what was erased and is there nevertheless: because an erasure asked for before `before` was cut off, or an
+    /// older state of the database was restored. `None` if there is no reason to look.
+    pub async fn finish_erasures(&self, before: Timestamp, now: Timestamp) -> Result<Option<Erased>, Error> {
+        let erased = self.eraser().finish(before, now).await?;
+        self.0.metrics.erased(erased.unwrap_or_default());
+        Ok(erased)
+    }
+
+    fn eraser(&self) -> Eraser<'_> {
+        Eraser {
+            database: &self.0.database,
+            shards: &self.0.shards,
+            writer: &self.0.upkeep,
+        }
+    }
+
+    /// Ends all sessions of the dashboard that have begun before.
+    pub(crate) async fn end_sessions(&self, now: Timestamp) -> Result<(), Error> {
+        let ended = sessions::end(&self.0.database, now).await;
+        self.0.metrics.sessions_ended(ended.is_ok());
+        ended
+    }
+
     /// Records `facts`, each of which has passed [`Fact::check`]; answers, after the commit, what became of each, in
     /// their order.
     ///
@@ -285,6 +338,7 @@ impl Shared {
             rules: &self.rules,
             layout: self.shards.layout(&self.database).await?,
             writer: &worker.writer,
+            outbox: self.outbox.get().map(Arc::as_ref),
         };
         let months: BTreeSet<Month> = batch.hit_times().filter_map(Month::of).collect();
 
@@ -300,6 +354,9 @@ impl Shared {
             done => done?,
         };
         self.metrics.recorded(recorded.new_emails, recorded.corrected);
+        if let Some(outbox) = self.outbox.get().filter(|_| recorded.to_tell) {
+            outbox.wake();
+        }
         Ok(recorded.outcomes)
     }
 }

@@ -4,17 +4,17 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use common::{
     at, facts, fresh_database, hit, log_plans, mark, migrate, planned_on_indexes, recorder, revision,
 };
 use database::Config;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
-use recorder::Recorder;
-use test_support::{CITUS_STAND_IN, PrivatePostgres};
+use recorder::{Erased, Recorder, Subject};
+use test_support::{CITUS_STAND_IN, PrivatePostgres, TestDatabase};
 use tokio_postgres::Client;
-use tracking::{Fact, Hit, Rules, Timestamp, agents::Agents};
+use tracking::{Fact, Hit, Rules, Timestamp, agents::Agents, recipients::Address};
 
 const GMAIL: &str =
     "Mozilla/5.0 (Windows NT 5.1; rv:11.0) Gecko Firefox/11.0 (via ggpht.com GoogleImageProxy)";
@@ -74,6 +74,13 @@ async fn recount(recorder: &Recorder) -> u64 {
     let (slots, more) = recorder.recount_slots(u32::MAX).await.unwrap();
     assert!(!more);
     slots
+}
+
+async fn erase(recorder: &Recorder, subject: Subject) -> Erased {
+    let done = recorder.erase(&subject, begin(), Duration::from_mins(5)).await;
+    let done = done.unwrap();
+    assert!(done.is_complete);
+    done.erased
 }
 
 fn begin() -> Timestamp {
@@ -169,16 +176,23 @@ async fn also_while_many_record_and_count() {
             recorder.recount_slots(2).await.unwrap();
         }
     };
+    let forget = async |recorder: &Recorder| {
+        for number in 0..6 {
+            erase(recorder, Subject::Email(format!("e{number}"))).await;
+        }
+    };
     let check = async {
         for _ in 0..40 {
             assert_right(&client, "meanwhile").await;
         }
     };
+    // The latter half of the emails stays.
     tokio::join!(
         record(&first, 1),
         record(&second, 2),
         count(&first),
         count(&second),
+        forget(&second),
         check
     );
     recount(&first).await;
@@ -242,13 +256,71 @@ async fn doctors_mails_are_in_no_chart() {
     assert_right(&client, "after doctor's mails are gone").await;
 }
 
+async fn what_is_erased_is_in_no_chart(is_sharded: bool) {
+    let database = fresh_database().await;
+    let client = database.superuser().await;
+    if is_sharded {
+        distribute(&database, &client).await;
+    }
+    let recorder = recorder(&database, "r", &Rules::default());
+    recorder
+        .record(some(&mut SmallRng::seed_from_u64(5), 100))
+        .await
+        .unwrap();
+    // Of this one there is a day of its own.
+    let of_one = [0, 60_000, 3_600_000].map(|millis| {
+        let april = at("2026-04-02T08:20:00.000Z").saturating_add_millis(millis);
+        let mut hit = hit("one", april, 1);
+        "one@example.org".clone_into(&mut hit.token.recipient);
+        hit
+    });
+    recorder.record(facts(of_one.clone(), [])).await.unwrap();
+    recount(&recorder).await;
+    assert_right(&client, "before").await;
+    let of_day = "select (select count(*) from slot_opens where slot_at >= '2026-04-01Z')
+                       + (select count(*) from slot_kinds where slot_at >= '2026-04-01Z')
+                       + (select count(*) from day_kinds where day_at >= '2026-04-01Z')";
+    assert_eq!(number(&client, of_day).await, 2 + 2 * 3 + 3);
+
+    let address = Address::new("one@example.org").unwrap();
+    assert_eq!(erase(&recorder, Subject::Recipient(address)).await.hits, 3);
+    assert_eq!(stale(&client).await, 2, "of three hits two are in one quarter");
+    for number in 0..4 {
+        let erased = erase(&recorder, Subject::Email(format!("e{number}"))).await;
+        assert!(erased.hits > 0, "e{number}");
+        assert_right(&client, "after an email was erased").await;
+    }
+    recount(&recorder).await;
+    assert_right(&client, "after what was erased is counted").await;
+    assert_eq!(number(&client, of_day).await, 0);
+
+    recorder.record(facts(of_one, [])).await.unwrap();
+    recount(&recorder).await;
+    assert_right(&client, "after an erased email came again").await;
+    assert_eq!(number(&client, of_day).await, 0);
+}
+
+#[tokio::test]
+async fn what_is_erased_is_in_no_chart_on_one_server() {
+    what_is_erased_is_in_no_chart(false).await;
+}
+
+#[tokio::test]
+async fn what_is_erased_is_in_no_chart_in_shards() {
+    what_is_erased_is_in_no_chart(true).await;
+}
+
+async fn distribute(database: &TestDatabase, client: &Client) {
+    client.batch_execute(CITUS_STAND_IN).await.unwrap();
+    let owner = Config::new("DATABASE_URL", &database.url()).unwrap();
+    database::distribute(&owner, 8).await.unwrap();
+}
+
 #[tokio::test]
 async fn in_shards_the_slots_of_a_batch_are_stale_even_if_nothing_is_new() {
     let database = fresh_database().await;
     let client = database.superuser().await;
-    client.batch_execute(CITUS_STAND_IN).await.unwrap();
-    let owner = Config::new("DATABASE_URL", &database.url()).unwrap();
-    database::distribute(&owner, 8).await.unwrap();
+    distribute(&database, &client).await;
     let recorder = recorder(&database, "r", &Rules::default());
     let batch = some(&mut SmallRng::seed_from_u64(3), 40);
     recorder.record(batch.clone()).await.unwrap();

@@ -6,15 +6,15 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use common::{at, facts, fresh_database, hit, mark, recorder, revision, stored_emails};
 use database::Config;
-use recorder::{Recorder, Removed, Shortened};
+use recorder::{Recorder, Removed, Shortened, Subject};
 use recorder_api::Outcome;
 use test_support::{CITUS_STAND_IN, TestDatabase};
 use tokio_postgres::{Client, error::SqlState};
-use tracking::{Fact, Rules, model};
+use tracking::{Fact, Rules, model, recipients::Address};
 
 const SHARDS: u16 = 8;
 
@@ -183,5 +183,35 @@ async fn upkeep_goes_shard_by_shard() {
             marks: 30,
             emails: 30
         }
+    );
+}
+
+#[tokio::test]
+async fn erasing_goes_shard_by_shard() {
+    let database = fresh_database().await;
+    let client = distribute(&database).await;
+    let recorder = recorder(&database, "r", &Rules::default());
+    let all = many();
+    record(&recorder, &all).await;
+    let subject = Subject::Recipient(Address::new("recipient1@example.com").unwrap());
+    let patience = Duration::from_mins(1);
+    let done = recorder
+        .erase(&subject, at("2026-03-20T00:00:00Z"), patience)
+        .await
+        .unwrap();
+    assert!(done.is_complete);
+    assert_eq!((done.erased.emails, done.erased.hits), (30, 75));
+    let kept: Vec<Fact> = all
+        .iter()
+        .filter(|fact| fact.email_id().starts_with("marked"))
+        .cloned()
+        .collect();
+    for (fact, outcome) in all.iter().zip(record(&recorder, &all).await) {
+        let is_kept = fact.email_id().starts_with("marked");
+        assert_eq!(outcome == Outcome::Erased, !is_kept, "{fact:?}");
+    }
+    assert_eq!(
+        stored_emails(&client, "").await,
+        model::emails(&Rules::default(), &kept)
     );
 }

@@ -105,11 +105,11 @@ impl Compose {
             .arg(self.folder.path().join("override.json"))
             .args(words);
         // Compose takes variables of the shell before those of the file.
-        command
-            .env_clear()
-            .env("PATH", "/usr/bin:/bin")
-            .env("HOME", "/root");
-        said(command.output()?, words)
+        command.env_clear().env("PATH", "/usr/bin:/bin");
+        if let Some(home) = std::env::var_os("HOME") {
+            command.env("HOME", home);
+        }
+        said(&command.output()?, words)
     }
 
     /// The address of a service within the network of the services.
@@ -178,7 +178,7 @@ pub(super) fn docker(words: &[&str]) -> anyhow::Result<String> {
         .args(words)
         .output()
         .context("running docker")?;
-    said(output, words)
+    said(&output, words)
 }
 
 /// The address of a container within the network of the services.
@@ -213,7 +213,7 @@ fn weight(image: &str) -> anyhow::Result<(u64, u64)> {
     Ok((bytes.parse()?, layers.parse()?))
 }
 
-fn said(output: Output, words: &[&str]) -> anyhow::Result<String> {
+fn said(output: &Output, words: &[&str]) -> anyhow::Result<String> {
     ensure!(
         output.status.success(),
         "docker {words:?}: {}",

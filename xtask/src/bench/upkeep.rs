@@ -68,7 +68,7 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Report> {
     let during = watch
         .go_on(async |_| {
             ensure!(begun.elapsed() < PATIENCE, "retention does not end");
-            Ok(removable(&client).await?)
+            removable(&client).await
         })
         .await?;
     let took = begun.elapsed();

@@ -28,7 +28,7 @@ const PROBES: usize = 200;
 /// No more of them after this time: under load each may take long.
 const PROBING: Duration = Duration::from_secs(40);
 /// Between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_mins(1);
 const EMAILS: u64 = 10_000;
 /// To find out what can be recorded.
@@ -117,21 +117,27 @@ pub(super) struct Prober {
     pixel: client::Connection,
     pixel_address: std::net::SocketAddr,
     reader: Reader,
+    dashboard_address: std::net::SocketAddr,
     sent: u64,
 }
 
 impl Prober {
     pub(super) async fn start(subject: &mut Subject) -> anyhow::Result<Self> {
         let pixel_address = subject.pixel().address;
+        let dashboard_address = subject.stack.dashboard.address;
         Ok(Self {
             pixel: client::Connection::open(pixel_address).await?,
             pixel_address,
-            reader: Reader::connect(subject.stack.dashboard.address).await?,
+            reader: Reader::connect(dashboard_address).await?,
+            dashboard_address,
             sent: 0,
         })
     }
 
     async fn probe(&mut self, count: usize) -> anyhow::Result<Times> {
+        // What nothing was asked on for long has been ended.
+        self.pixel = client::Connection::open(self.pixel_address).await?;
+        self.reader = Reader::connect(self.dashboard_address).await?;
         let begun = Instant::now();
         let mut times = Vec::new();
         while times.is_empty() || (times.len() < count && begun.elapsed() < PROBING) {

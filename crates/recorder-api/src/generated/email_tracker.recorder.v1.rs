@@ -67,6 +67,40 @@ pub struct Mark {
     #[prost(string, optional, tag = "5")]
     pub user_agent: ::core::option::Option<::prost::alloc::string::String>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EraseRequest {
+    #[prost(oneof = "erase_request::Subject", tags = "1, 2")]
+    pub subject: ::core::option::Option<erase_request::Subject>,
+}
+/// Nested message and enum types in `EraseRequest`.
+pub mod erase_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Subject {
+        /// One email, stored or not.
+        #[prost(string, tag = "1")]
+        EmailId(::prost::alloc::string::String),
+        /// All emails that have this address among their comma-separated recipients, in any case.
+        #[prost(string, tag = "2")]
+        Recipient(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EraseResponse {
+    /// What this call has erased.
+    #[prost(uint64, tag = "1")]
+    pub emails: u64,
+    #[prost(uint64, tag = "2")]
+    pub hits: u64,
+    #[prost(uint64, tag = "3")]
+    pub marks: u64,
+    /// False: there is more, which took too long for one call. Call again.
+    #[prost(bool, tag = "4")]
+    pub complete: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EndSessionsRequest {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EndSessionsResponse {}
 /// What became of a fact. The recorder has answered for it either way: it is not to be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -230,6 +264,56 @@ pub mod recorder_client {
                 .insert(GrpcMethod::new("email_tracker.recorder.v1.Recorder", "Record"));
             self.inner.unary(req, path, codec).await
         }
+        /// Erases emails for good: what is stored of them goes, and facts that come later are answered REFUSED_ERASED. May be
+        /// repeated, after an error too.
+        pub async fn erase(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EraseRequest>,
+        ) -> std::result::Result<tonic::Response<super::EraseResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/email_tracker.recorder.v1.Recorder/Erase",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("email_tracker.recorder.v1.Recorder", "Erase"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends all sessions of the dashboard that have begun before.
+        pub async fn end_sessions(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EndSessionsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EndSessionsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/email_tracker.recorder.v1.Recorder/EndSessions",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("email_tracker.recorder.v1.Recorder", "EndSessions"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -251,6 +335,20 @@ pub mod recorder_server {
             &self,
             request: tonic::Request<super::RecordRequest>,
         ) -> std::result::Result<tonic::Response<super::RecordResponse>, tonic::Status>;
+        /// Erases emails for good: what is stored of them goes, and facts that come later are answered REFUSED_ERASED. May be
+        /// repeated, after an error too.
+        async fn erase(
+            &self,
+            request: tonic::Request<super::EraseRequest>,
+        ) -> std::result::Result<tonic::Response<super::EraseResponse>, tonic::Status>;
+        /// Ends all sessions of the dashboard that have begun before.
+        async fn end_sessions(
+            &self,
+            request: tonic::Request<super::EndSessionsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EndSessionsResponse>,
+            tonic::Status,
+        >;
     }
     /// Stores facts. Each is stored once, however often it is sent, and its verdict does not depend on the order of arrival.
     #[derive(Debug)]
@@ -357,6 +455,94 @@ pub mod recorder_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RecordSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/email_tracker.recorder.v1.Recorder/Erase" => {
+                    #[allow(non_camel_case_types)]
+                    struct EraseSvc<T: Recorder>(pub Arc<T>);
+                    impl<T: Recorder> tonic::server::UnaryService<super::EraseRequest>
+                    for EraseSvc<T> {
+                        type Response = super::EraseResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EraseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Recorder>::erase(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EraseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/email_tracker.recorder.v1.Recorder/EndSessions" => {
+                    #[allow(non_camel_case_types)]
+                    struct EndSessionsSvc<T: Recorder>(pub Arc<T>);
+                    impl<
+                        T: Recorder,
+                    > tonic::server::UnaryService<super::EndSessionsRequest>
+                    for EndSessionsSvc<T> {
+                        type Response = super::EndSessionsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EndSessionsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Recorder>::end_sessions(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EndSessionsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -8,6 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use database::ErrorKind;
+use recorder_client::CallError;
 use serde::Serialize;
 
 use crate::auth::TOKEN_HEADER;
@@ -38,6 +39,9 @@ pub(crate) enum ApiError {
     /// The database cannot be reached, is too slow, or is not migrated yet.
     #[error("The database is not available")]
     DatabaseAway(#[source] database::Error),
+    /// The recorder, which is to do it, has not done it.
+    #[error("{}", away(.0))]
+    Recorder(#[from] CallError),
     /// The request is understood and not allowed as it is.
     #[error("{1}")]
     Refused(StatusCode, &'static str),
@@ -91,7 +95,7 @@ impl ApiError {
             Self::Parameter { .. } => StatusCode::BAD_REQUEST,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::DatabaseAway(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::DatabaseAway(_) | Self::Recorder(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Refused(status, _) => *status,
             Self::TooManyFailures { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Defect(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -112,6 +116,7 @@ impl IntoResponse for ApiError {
             Self::DatabaseAway(source) => {
                 tracing::warn!(error = %source, "a request found no database");
             }
+            Self::Recorder(error) => tracing::warn!(%error, "a request found no recorder"),
             Self::Defect(source) => {
                 tracing::error!(error = %chain(source.as_ref()), "a request met a defect");
             }
@@ -128,7 +133,7 @@ impl IntoResponse for ApiError {
             Self::Unauthorized => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(TOKEN_HEADER));
             }
-            Self::DatabaseAway(_) => {
+            Self::DatabaseAway(_) | Self::Recorder(CallError::Away(_)) => {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
             }
             Self::TooManyFailures { seconds } => {
@@ -137,6 +142,14 @@ impl IntoResponse for ApiError {
             _ => {}
         }
         response
+    }
+}
+
+/// What a client is told of a recorder that has not done what it was asked.
+const fn away(error: &CallError) -> &'static str {
+    match error {
+        CallError::Away(_) => "The recorder is not available; part of it may be done",
+        CallError::Refused(_) => "The recorder refuses the dashboard; its log says why",
     }
 }
 

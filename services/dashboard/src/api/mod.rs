@@ -3,6 +3,7 @@
 pub(crate) mod charts;
 pub(crate) mod cursor;
 pub(crate) mod emails;
+pub(crate) mod erasures;
 pub(crate) mod errors;
 pub(crate) mod etag;
 pub(crate) mod list;

@@ -7,12 +7,14 @@
 // | fresh.js | asks again when something has changed |
 // | list.js | a list, a page at a time |
 // | charts.js, emails.js, timeline.js | the tabs |
+// | erase.js | asks what is to be erased, and erases it |
 // | drawing.js | how charts are drawn, with Chart.js in vendor/ |
 // | words.js, dom.js, requests.js | what they share |
 
 import { overview } from "./charts.js";
 import { $ } from "./dom.js";
 import { emails } from "./emails.js";
+import { offerErasing, stopErasing } from "./erase.js";
 import { hush, listen, see, stop } from "./fresh.js";
 import { goTo, place, travel } from "./place.js";
 import { askForToken, holdSession, isOpen } from "./session.js";
@@ -55,10 +57,12 @@ $("zone").textContent = Intl.DateTimeFormat().resolvedOptions().timeZone;
 travel(show);
 holdSession(
   () => {
+    offerErasing();
     listen();
     show();
   },
   () => {
+    stopErasing();
     hush();
     stop();
     for (const view of Object.values(views)) view.forget();

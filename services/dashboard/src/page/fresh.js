@@ -55,7 +55,12 @@ function followChange() {
 /** From now on this is seen. */
 export function see(seen) {
   view = seen;
-  view.forget();
+  startOver();
+}
+
+/** Shows what is seen from its beginning. */
+export function startOver() {
+  view?.forget();
   refresh();
 }
 

@@ -24,7 +24,7 @@ pub(crate) const INDEX: Asset = Asset {
 const CHART_LIBRARY: &str = "/dashboard/chart.umd.min.js";
 
 /// What the page loads, by path.
-pub(crate) const ASSETS: [(&str, Asset); 15] = [
+pub(crate) const ASSETS: [(&str, Asset); 16] = [
     ("/dashboard/style.css", css(include_str!("style.css"))),
     ("/dashboard/icon.svg", svg(include_str!("icon.svg"))),
     ("/dashboard/app.js", script(include_str!("app.js"))),
@@ -32,6 +32,7 @@ pub(crate) const ASSETS: [(&str, Asset); 15] = [
     ("/dashboard/dom.js", script(include_str!("dom.js"))),
     ("/dashboard/drawing.js", script(include_str!("drawing.js"))),
     ("/dashboard/emails.js", script(include_str!("emails.js"))),
+    ("/dashboard/erase.js", script(include_str!("erase.js"))),
     ("/dashboard/fresh.js", script(include_str!("fresh.js"))),
     ("/dashboard/list.js", script(include_str!("list.js"))),
     ("/dashboard/place.js", script(include_str!("place.js"))),

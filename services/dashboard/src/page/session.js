@@ -6,10 +6,14 @@ import { Unauthorized } from "./requests.js";
 const SESSION = "/dashboard/session";
 
 let csrf = null;
+let mayErase = false;
 let begin = () => {};
 let end = () => {};
 
 export const isOpen = () => csrf !== null;
+
+/** Whether there is a recorder to ask for it. */
+export const canErase = () => mayErase;
 
 /** What a request that changes something has to carry. */
 export const csrfHeader = () => ({ "X-CSRF-Token": csrf ?? "" });
@@ -20,12 +24,14 @@ async function open(request = {}) {
   const body = await response.json();
   if (!response.ok) throw new Error(body.error ?? `The server answered ${response.status}`);
   csrf = body.csrf_token;
+  mayErase = body.can_erase;
   return true;
 }
 
 /** Ends the session here and asks for the token. */
 export function askForToken(problem = "") {
   csrf = null;
+  mayErase = false;
   end();
   $("lists").hidden = true;
   $("sign-out").hidden = true;
@@ -70,7 +76,8 @@ async function signOut() {
   try {
     const response = await fetch(SESSION, { method: "DELETE", headers: csrfHeader() });
     if (!response.ok && response.status !== 401) throw new Error(`The server answered ${response.status}`);
-    askForToken();
+    const { all_sessions_ended: everywhere } = response.ok ? await response.json() : { all_sessions_ended: true };
+    askForToken(everywhere ? "" : "You are logged out of this browser. Other browsers stay logged in until their week is over.");
   } catch (error) {
     say({ trouble: `Not logged out: ${error.message}.` });
   }

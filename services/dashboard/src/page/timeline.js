@@ -2,10 +2,12 @@
 
 import { opensOf } from "./emails.js";
 import { $, make } from "./dom.js";
+import { openErasing } from "./erase.js";
 import { refresh } from "./fresh.js";
 import { List, cell } from "./list.js";
 import { goTo, linkToOpens, place } from "./place.js";
 import { ask } from "./requests.js";
+import { canErase } from "./session.js";
 import { CLASSES, DEVICES, after, country, flag, time, verdict } from "./words.js";
 
 const EMAILS = "/dashboard/api/v1/emails";
@@ -55,14 +57,19 @@ class Opens extends List {
   /** Begins with what is to be seen: of one email all, of all emails what counts. */
   forget() {
     super.forget();
-    email = null;
     const isOne = Boolean(place.emailId);
     if (isOne !== this.wasOne) $("include-all").checked = isOne;
     this.wasOne = isOne;
     $("one-email").hidden = !isOne;
     $("all-opens").hidden = !isOne;
+    $("erase-one").hidden = !isOne || !canErase();
     $("opens-recipient").hidden = isOne;
     $("one-email-name").textContent = place.emailId ?? "";
+    this.forgetEmail();
+  }
+
+  forgetEmail() {
+    email = null;
     for (const part of ["recipient", "sender", "sent", "opens", "last"]) $(`one-email-${part}`).textContent = "–";
   }
 
@@ -73,7 +80,11 @@ class Opens extends List {
 
   async refreshEmail(signal) {
     const found = await ask(EMAILS, { email_id: place.emailId, limit: 1 }, email?.etag, signal);
-    if (found === null || !found.items.length) return;
+    if (found === null) return;
+    if (!found.items.length) {
+      this.forgetEmail(); // erased meanwhile, perhaps
+      return;
+    }
     email = { ...found.items[0], etag: found.etag };
     $("one-email-recipient").textContent = email.recipient;
     $("one-email-sender").textContent = email.sender_email ?? "–";
@@ -96,6 +107,7 @@ export const opens = new Opens({
 });
 
 $("all-opens").addEventListener("click", () => goTo("opens"));
+$("erase-one").addEventListener("click", () => openErasing(place.emailId));
 $("include-all").addEventListener("change", () => {
   opens.restart();
   refresh();

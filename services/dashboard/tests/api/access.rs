@@ -5,7 +5,7 @@ use test_support::http::{Answer, Connection, Request, get};
 
 use crate::support::*;
 
-const PRIVATE: [&str; 10] = [
+const PRIVATE: [&str; 12] = [
     "/dashboard/api/emails",
     "/dashboard/api/open-events",
     "/metrics/gmail-proxy-latency",
@@ -14,6 +14,8 @@ const PRIVATE: [&str; 10] = [
     "/dashboard/api/v1/emails",
     "/dashboard/api/v1/charts",
     "/dashboard/api/v1/live",
+    "/dashboard/api/v1/erasures",
+    "/dashboard/api/v1/erasures/preview",
     "/dashboard/api/nothing",
     "/dashboard/api",
 ];

@@ -211,6 +211,7 @@ impl Summary {
         let Stored {
             recorded,
             already_known,
+            erased,
             not_counting,
         } = self.stored;
         println!(
@@ -229,6 +230,7 @@ impl Summary {
                 self.first_hits_made_up,
                 "emails had a first hit that did not count; it was made up at their created_at, so that they are listed",
             ),
+            (erased, "hits were left out: their emails were erased here"),
             (
                 not_counting,
                 "listed opens are duplicates by the rules here and do not count",

@@ -18,6 +18,8 @@ pub(super) struct Stored {
     /// Hits that were not there before.
     pub(super) recorded: u64,
     pub(super) already_known: u64,
+    /// Hits of emails that users have erased here.
+    pub(super) erased: u64,
     /// Listed opens that do not count here.
     pub(super) not_counting: u64,
 }
@@ -38,6 +40,7 @@ impl Store {
                 if matches!(imported.fact, Fact::Hit(_)) {
                     match outcome {
                         Outcome::Recorded => stored.recorded += 1,
+                        Outcome::Erased => stored.erased += 1,
                         _ => stored.already_known += 1,
                     }
                 }

@@ -26,7 +26,8 @@ pub(crate) async fn migrated(server: &PrivatePostgres) -> TestDatabase {
     database
 }
 
-fn recorder(database: &TestDatabase) -> Recorder {
+/// Records into it.
+pub(crate) fn recorder(database: &TestDatabase) -> Recorder {
     let config = Config::new("DATABASE_URL", &database.url())
         .unwrap()
         .session(Session::recorder());
@@ -85,6 +86,11 @@ fn mark(email: &str, marked_at: Timestamp) -> Fact {
 /// Opens, duplicates, hits suppressed by marks and by the compose window, by proxies and by readers, over years; an email
 /// never opened, one with a mark alone.
 pub(crate) async fn record_all_kinds(database: &TestDatabase) {
+    recorder(database).record(all_kinds()).await.unwrap();
+}
+
+/// The facts of that.
+pub(crate) fn all_kinds() -> Vec<Fact> {
     let mut facts = Vec::new();
     for (email, begin) in [
         ("1", "2024-02-29T23:59:59.999Z"),
@@ -117,7 +123,7 @@ pub(crate) async fn record_all_kinds(database: &TestDatabase) {
         Some("mail.google.com"),
     ));
     facts.push(mark("marked", at("2026-02-03T00:00:00Z")));
-    recorder(database).record(facts).await.unwrap();
+    facts
 }
 
 /// One open more.

@@ -77,6 +77,7 @@ pub(crate) async fn is_ready(admin: SocketAddr) {
 /// Pixel, recorder and dashboard of one Email Tracker; they end with this value.
 pub(crate) struct Services {
     pub(crate) pixel: SocketAddr,
+    pixel_admin: SocketAddr,
     /// Always the same, for the pixel.
     recorder: SocketAddr,
     behind: Behind,
@@ -104,7 +105,11 @@ impl Behind {
 
         let (given, dashboard, dashboard_admin) = surroundings("dashboard", Ipv4Addr::LOCALHOST, &stop).await;
         let told = settings(
-            &[("DATABASE_URL", dashboard_url), ("DASHBOARD_TOKEN", TOKEN)],
+            &[
+                ("DATABASE_URL", dashboard_url),
+                ("DASHBOARD_TOKEN", TOKEN),
+                ("RECORDER_URL", &format!("http://{recorder}")),
+            ],
             dashboard::Settings::read,
         );
         tasks.spawn(async move { dashboard::run(told, given).await.unwrap() });
@@ -152,6 +157,7 @@ impl Services {
         is_ready(pixel_admin).await;
         Self {
             pixel,
+            pixel_admin,
             recorder,
             behind,
             stop,
@@ -213,11 +219,46 @@ impl Services {
 
     /// How often the recorder has answered batches with `code`.
     pub(crate) async fn batches(&self, code: &str) -> u64 {
-        let metrics = get(self.behind.recorder_admin, "/metrics").await;
-        let start = format!("email_tracker_recorder_batches_total{{code=\"{code}\"}} ");
-        let found = metrics.text().lines().find_map(|line| line.strip_prefix(&start));
-        found.map_or(0, |number| number.parse().unwrap())
+        let series = format!("email_tracker_recorder_batches_total{{code=\"{code}\"}}");
+        self.recorders(&series).await
     }
+
+    /// A number of the recorder's metrics.
+    pub(crate) async fn recorders(&self, series: &str) -> u64 {
+        metric(self.behind.recorder_admin, series).await
+    }
+
+    /// A number of the pixel's metrics.
+    pub(crate) async fn pixels(&self, series: &str) -> u64 {
+        metric(self.pixel_admin, series).await
+    }
+
+    /// Where the dashboard is.
+    pub(crate) fn dashboard_url(&self) -> String {
+        format!("http://{}", self.behind.dashboard)
+    }
+}
+
+async fn metric(admin: SocketAddr, series: &str) -> u64 {
+    let metrics = get(admin, "/metrics").await;
+    let start = format!("{series} ");
+    let found = metrics.text().lines().find_map(|line| line.strip_prefix(&start));
+    found.map_or(0, |number| number.parse().unwrap())
+}
+
+/// Erases by a recorder and a dashboard of their own, which end after it.
+pub(crate) async fn erase_elsewhere(recorder_url: &str, dashboard_url: &str, wish: &Value) -> Value {
+    let recorder = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let behind = Behind::start(recorder_url, dashboard_url, recorder).await;
+    behind.are_ready().await;
+    let request = Request::post_json("/dashboard/api/v1/erasures", wish.to_string());
+    let answer = request
+        .header("x-tracker-token", TOKEN)
+        .send(behind.dashboard)
+        .await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    behind.stop.cancel();
+    answer.json()
 }
 
 /// What the extension puts into a pixel's address.

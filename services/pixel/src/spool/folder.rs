@@ -277,22 +277,22 @@ fn find_segments(path: &Path, files: &dyn Files) -> Result<VecDeque<Segment>, Op
 /// Finds where the last segment's records end. What lies behind the last good one is torn: its write was cut off before
 /// it was answered for.
 fn recover_last(path: &Path, files: &dyn Files, last: &mut Segment) -> io::Result<()> {
-    let file = files.open(&path.join(segment::file_name(last.first_seq)))?;
-    // Zeros follow, which were reserved; a record may end with some of its own.
-    let zeros_from = segment::zeros_from(file.as_ref(), last.file_bytes)?;
-    last.end = last.end.min(zeros_from + segment::MAX_RECORD_END);
-    let mut scan = Scan::new(file, last.first_seq);
+    let mut scan = Scan::new(
+        files.open(&path.join(segment::file_name(last.first_seq)))?,
+        last.first_seq,
+    );
     let mut good_end = HEADER_END;
     loop {
         match scan.step(last.end, u64::MAX)? {
             Step::Record { .. } => good_end = scan.offset(),
             Step::Bad { more: true, .. } => {} // Corruption: the reader deals with it when it comes there.
-            Step::Bad { offset, .. } if offset >= zeros_from => {}
-            Step::Bad { offset, .. } => {
+            Step::Bad {
+                offset, bad_bytes, ..
+            } => {
                 tracing::info!(
                     first_seq = last.first_seq,
                     offset,
-                    bad_bytes = zeros_from - offset,
+                    bad_bytes,
                     "dropped the spool's torn tail"
                 );
             }
@@ -301,9 +301,6 @@ fn recover_last(path: &Path, files: &dyn Files, last: &mut Segment) -> io::Resul
     }
     last.end = good_end;
     last.next_seq = scan.next_seq();
-    if good_end >= zeros_from && good_end < last.file_bytes && scan.cut(good_end).is_ok() {
-        last.file_bytes = good_end;
-    }
     // What a killed process had written but not synced is about to be read.
     if let Err(error) = scan.sync() {
         tracing::warn!(first_seq = last.first_seq, %error, "cannot sync the spool's last segment; reading it all the same");

@@ -51,8 +51,6 @@ const WAITING_BYTES: usize = 16 << 20;
 const WAITING_OVERHEAD_BYTES: usize = 512;
 /// Size at which a new segment is begun, unless the spool's bound calls for smaller ones.
 const SEGMENT_BYTES: u64 = 16 << 20;
-/// [`Options::reserve_bytes`] unless set otherwise: some thousand hits.
-const RESERVE_BYTES: u64 = 512 << 10;
 
 /// When an append is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +70,6 @@ pub struct Options {
     pub sync: SyncPolicy,
     /// Size at which a new segment is begun, in bytes.
     pub segment_bytes: u64,
-    /// How many bytes of zeros a segment is lengthened by when its records have come to its end.
-    pub reserve_bytes: u64,
     /// How long an append waits for the disk before it is [`AppendError::Overdue`].
     pub patience: Duration,
     /// Told how long each sync took.
@@ -89,7 +85,6 @@ impl Options {
             sync,
             // What is settled leaves the disk by whole segments; an eighth keeps the bound usable.
             segment_bytes: (max_bytes / 8).min(SEGMENT_BYTES),
-            reserve_bytes: RESERVE_BYTES,
             patience: PATIENCE,
             observe_sync: Box::new(|_| {}),
         }

@@ -5,8 +5,6 @@
 //! record  length u32 · crc32c u32 (of length, seq and payload) · seq u64 · payload
 //! ```
 //!
-//! Zeros may follow the last record: room that was reserved. They are no record, for none is empty.
-//!
 //! Integers are little-endian. A segment's file is named by the sequence number that its first record has at least.
 //! Within a segment numbers rise by one from record to record, so that a gap tells how many records are missing; between
 //! segments some are left out after a failed sync. `previous_end` is how much of the segment before was synced when this
@@ -24,8 +22,6 @@ pub(super) const HEADER_END: u64 = 36;
 pub(super) const RECORD_HEAD_BYTES: usize = 16;
 const MIN_RECORD_BYTES: u64 = 17;
 const MAX_RECORD_BYTES: usize = RECORD_HEAD_BYTES + MAX_PAYLOAD_BYTES;
-/// No record reaches further behind its first byte.
-pub(super) const MAX_RECORD_END: u64 = 16 + (64 << 10);
 /// How much of a segment is in memory while it is read.
 const WINDOW_BYTES: usize = 256 << 10;
 const MAGIC: &[u8; 7] = b"ETSPOOL";
@@ -256,11 +252,6 @@ impl Scan {
         Ok(copied)
     }
 
-    /// Cuts the segment to `length` bytes.
-    pub(super) fn cut(&self, length: u64) -> io::Result<()> {
-        self.file.set_len(length)
-    }
-
     /// Returns when what was read will still be there after a power cut.
     pub(super) fn sync(&self) -> io::Result<()> {
         self.file.sync()
@@ -336,24 +327,6 @@ pub(super) fn read_full(file: &dyn SpoolFile, buffer: &mut [u8], offset: u64) ->
         }
     }
     Ok(filled)
-}
-
-/// From where on a file of `length` bytes has only zeros behind its header.
-pub(super) fn zeros_from(file: &dyn SpoolFile, length: u64) -> io::Result<u64> {
-    let mut buffer = vec![0; WINDOW_BYTES];
-    let mut end = length;
-    while end > HEADER_END {
-        let start = end.saturating_sub(to_u64(WINDOW_BYTES)).max(HEADER_END);
-        let wanted = usize::try_from(end - start).unwrap_or(WINDOW_BYTES);
-        let piece = buffer.get_mut(..wanted).unwrap_or_default();
-        let read = read_full(file, piece, start)?;
-        let found = piece.get(..read).unwrap_or_default();
-        if let Some(at) = found.iter().rposition(|byte| *byte != 0) {
-            return Ok(start + to_u64(at) + 1);
-        }
-        end = start;
-    }
-    Ok(HEADER_END)
 }
 
 /// Integers one after the other.

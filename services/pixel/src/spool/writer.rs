@@ -118,8 +118,6 @@ struct Active {
     file: Box<dyn SpoolFile>,
     /// How much was written.
     written: u64,
-    /// How long the file is: zeros follow what was written, see [`Writer::reserve`].
-    reserved: u64,
     /// How many of the written records wait for their sync, and what comes after them. Only under policy `interval` is
     /// this more than the group in hand.
     unsynced: u64,
@@ -178,7 +176,6 @@ impl Writer {
             self.commit(group);
         }
         self.sync_answered();
-        self.give_back();
     }
 
     fn next_request(&self, requests: &Receiver<Request>) -> Result<Request, RecvTimeoutError> {
@@ -192,7 +189,7 @@ impl Writer {
     }
 
     /// Waits a little if the last sync has only just begun: what comes meanwhile shares the next one. A fast disk would
-    /// otherwise sync a few hits at a time, which costs more of the processor than all else about them.
+    /// otherwise sync a few hits at a time, and each sync has its price.
     fn keep_pace(&self) {
         if self.options.sync == SyncPolicy::Always
             && let Some(active) = &self.active
@@ -222,9 +219,7 @@ impl Writer {
 
     /// Whether the disk works, by writing and syncing a little behind the records and cutting it off again.
     fn can_write(&mut self) -> bool {
-        let Some(active) = &mut self.active else {
-            return false;
-        };
+        let Some(active) = &self.active else { return false };
         let zeros = vec![0; usize::try_from(PROBE_BYTES).unwrap_or_default()];
         self.state.begin_access(self.started);
         let written = active.file.write_at(&zeros, active.written);
@@ -234,7 +229,6 @@ impl Writer {
             Ok(())
         };
         let cut = active.file.set_len(active.written);
-        active.reserved = active.written;
         self.state.end_access();
         if let Err(error) = synced.and(cut) {
             self.seal();
@@ -317,51 +311,7 @@ impl Writer {
         if let Some(last) = accounts.segments.back_mut() {
             last.file_bytes = active.written;
         }
-        drop(accounts);
-        self.reserve();
         Written { taken, refused }
-    }
-
-    /// Lengthens the segment by zeros once its records have come to its end.
-    ///
-    /// To sync what makes a file longer is to commit the file system's journal, which waits for whatever others have put
-    /// into it. To sync what replaces zeros is to write it. Nothing depends on the zeros being there: they are no records,
-    /// and a disk that has no room for them has none.
-    fn reserve(&mut self) {
-        let bytes = self.shared.accounts().bytes;
-        let Some(active) = &mut self.active else { return };
-        let wanted = self
-            .options
-            .reserve_bytes
-            .min(self.options.segment_bytes.saturating_sub(active.written));
-        if active.written < active.reserved || wanted == 0 {
-            return;
-        }
-        active.reserved = active.written;
-        // They are not among the bytes that the spool counts, so they keep away from its bound.
-        if bytes.saturating_add(2 * wanted) > self.options.max_bytes {
-            return;
-        }
-        let zeros = vec![0; usize::try_from(wanted).unwrap_or_default()];
-        self.state.begin_access(self.started);
-        if active.file.write_at(&zeros, active.written).is_ok() {
-            active.reserved += wanted;
-        } else {
-            let _ = active.file.set_len(active.written); // What cannot be cut off are zeros.
-        }
-        self.state.end_access();
-    }
-
-    /// Cuts the zeros off again.
-    fn give_back(&mut self) {
-        if let Some(active) = self
-            .active
-            .as_mut()
-            .filter(|active| active.reserved > active.written)
-        {
-            let _ = active.file.set_len(active.written); // They do no harm where they stay.
-            active.reserved = active.written;
-        }
     }
 
     /// If the bound is near: seals the active segment once its facts are all settled, so that its room is free again.
@@ -392,7 +342,6 @@ impl Writer {
             .is_some_and(|active| active.written >= self.options.segment_bytes)
         {
             self.sync_answered();
-            self.give_back();
             self.seal();
         }
         if self.active.is_some() {
@@ -448,7 +397,6 @@ impl Writer {
             first_seq,
             file,
             written: HEADER_END,
-            reserved: HEADER_END,
             unsynced: 0,
             next_seq: first_seq,
             last_sync_begun: Instant::now(),
@@ -549,10 +497,9 @@ impl Writer {
     fn write_failed(&mut self, error: &io::Error, next_seq: u64) -> Failure {
         let failure = Failure::of(error);
         if failure == Failure::DiskFull
-            && let Some(active) = &mut self.active
+            && let Some(active) = &self.active
             && active.file.set_len(active.written).is_ok()
         {
-            active.reserved = active.written;
             if self.state.failing() != Some(failure) {
                 tracing::error!(spool = %self.shared.path.display(), "the disk under the spool is full: hits are being lost");
             }

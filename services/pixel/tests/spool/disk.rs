@@ -284,51 +284,10 @@ async fn a_disk_whose_syncs_keep_failing_is_degraded_all_along_and_leaves_no_lit
     assert_eq!(disk.syncs_tried_again(), 0, "never the same file again");
 }
 
-/// How long the files of the spool's segments are.
-fn lengths(disk: &ForgetfulDisk) -> Vec<u64> {
-    let files = pixel::spool::files::Files::list(disk, Path::new("/spool")).unwrap();
-    let segments = files.into_iter().filter(|(name, _)| name.contains(".seg"));
-    segments.map(|(_, length)| length).collect()
-}
-
-#[tokio::test]
-async fn room_ahead_of_the_records_is_theirs_on_a_full_disk_and_given_back() {
-    let disk = ForgetfulDisk::default();
-    let spool = open_on(disk.clone(), Path::new("/spool"), options());
-    let facts: Vec<String> = (0..9)
-        .map(|number| format!("ends with zeros {number}\0\0\0\0"))
-        .collect();
-    let records = 36 + facts.len() * (16 + facts[0].len());
-    append_all(&spool.spool, &facts[..3]).await;
-    let reserved = lengths(&disk);
-    disk.set_faults(|faults| faults.full = true);
-    append_all(&spool.spool, &facts[3..]).await;
-    assert_eq!(
-        lengths(&disk),
-        reserved,
-        "synced without a change of the file's length"
-    );
-    assert!(reserved[0] > u64::try_from(records).unwrap());
-
-    // Killed, or without power: all is there, and the room is free again.
-    for left in [0, 7, usize::MAX] {
-        let after = disk.after_power_cut(left);
-        let mut again = open_on(after.clone(), Path::new("/spool"), options());
-        assert_eq!(lengths(&after), [u64::try_from(records).unwrap()]);
-        assert_eq!((again.take_all(), quarantined(&again)), (facts.clone(), 0));
-    }
-    spool.close().await;
-    assert_eq!(lengths(&disk), [u64::try_from(records).unwrap()]);
-}
-
 #[tokio::test]
 async fn a_full_disk_loses_only_what_it_refused() {
     let disk = ForgetfulDisk::default();
-    let without_room = Options {
-        reserve_bytes: 0,
-        ..options()
-    };
-    let mut spool = open_on(disk.clone(), Path::new("/spool"), without_room);
+    let mut spool = open_on(disk.clone(), Path::new("/spool"), options());
     append_all(&spool.spool, &numbered(0..3)).await;
     disk.set_faults(|faults| faults.full = true);
     for _ in 0..3 {

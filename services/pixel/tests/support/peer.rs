@@ -275,4 +275,15 @@ impl Recorder for Peer {
         }
         Ok(Response::new(RecordResponse { outcomes: outcomes? }))
     }
+
+    async fn erase(&self, _: Request<v1::EraseRequest>) -> Result<Response<v1::EraseResponse>, Status> {
+        Err(Status::unimplemented("no pixel asks for it"))
+    }
+
+    async fn end_sessions(
+        &self,
+        _: Request<v1::EndSessionsRequest>,
+    ) -> Result<Response<v1::EndSessionsResponse>, Status> {
+        Err(Status::unimplemented("no pixel asks for it"))
+    }
 }

@@ -8,7 +8,7 @@ use tracking::{
     verdicts::{HitKey, MarkKey},
 };
 
-use super::verdicts::Judged;
+use super::{emails::Standing, verdicts::Judged};
 use crate::describe::{BatchDescriber, DescribedHit, Describer};
 
 /// Facts to record in one transaction.
@@ -67,7 +67,7 @@ impl Batch {
     }
 
     /// What became of each fact given, in the order given.
-    pub(super) fn outcomes(&self, judged: &[Judged<'_>]) -> Vec<Outcome> {
+    pub(super) fn outcomes(&self, judged: &[Judged<'_>], standings: &[Standing]) -> Vec<Outcome> {
         let is_new = |place: &Place| {
             !place.repeats
                 && judged
@@ -77,7 +77,9 @@ impl Batch {
         self.places
             .iter()
             .map(|place| {
-                if is_new(place) {
+                if standings.get(place.email) == Some(&Standing::Erased) {
+                    Outcome::Erased
+                } else if is_new(place) {
                     Outcome::Recorded
                 } else {
                     Outcome::AlreadyKnown

@@ -148,7 +148,7 @@ pub(super) fn changes_near<'a>(
                 change.hits -= count(facts.hits.len());
                 change.says_something(known).then_some(change)
             }
-            Standing::New | Standing::InOrder => None,
+            Standing::New | Standing::InOrder | Standing::Erased => None,
         })
         .collect()
 }

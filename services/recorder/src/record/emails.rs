@@ -120,6 +120,8 @@ pub(super) enum Standing {
     InOrder,
     /// Something that is stored may matter. The row is locked, and of the batch all hits are counted and no opens.
     Near(KnownEmail),
+    /// There was none and will be none.
+    Erased,
 }
 
 /// What an email's row says of what is stored before this batch.

@@ -5,9 +5,11 @@
 //! 1. [`verdicts`]: the batch is judged as if nothing were stored near it, which is nearly always so.
 //! 2. [`emails`]: the rows of the batch's emails are locked, in one order everywhere. Their hits are counted, and where that
 //!    was so their opens too. From here on nobody else can add facts to these emails.
+//!    [`erased`]: those never seen are added, unless they were erased.
 //! 3. [`neighbours`]: for the other emails, what is stored around the new facts is read; facts already stored are found
 //!    among it. Those emails are judged again, and the stored hits whose verdict the new facts change.
 //! 4. [`marks`], [`hits`], [`verdicts`], [`counters`], [`revisions`]: the rest is written.
+//! 5. [`opens`]: if anybody is to be told of opens, what there is to tell is left in the outbox.
 //!
 //! Each step is a round trip to the database at most: its statements are sent together and run in the order sent, each
 //! with its own snapshot (READ COMMITTED), so that what is read is read under the locks.
@@ -15,9 +17,11 @@
 mod batch;
 mod counters;
 mod emails;
+mod erased;
 mod hits;
 mod marks;
 mod neighbours;
+mod opens;
 mod revisions;
 mod statements;
 mod verdicts;
@@ -32,7 +36,7 @@ use tokio_postgres::error::SqlState;
 use tracking::{Rules, verdicts::Neighbourhood};
 
 use self::{counters::Change, emails::KnownEmail, neighbours::Spans};
-use crate::shards::Layout;
+use crate::{shards::Layout, webhooks::Outbox};
 
 /// One batch to be recorded in one transaction.
 pub(crate) struct Recording<'a> {
@@ -42,6 +46,8 @@ pub(crate) struct Recording<'a> {
     pub(crate) layout: Layout,
     /// Whose row of `revisions` to raise.
     pub(crate) writer: &'a str,
+    /// Where to leave new opens for those who are to be told.
+    pub(crate) outbox: Option<&'a Outbox>,
 }
 
 /// What a transaction did.
@@ -53,6 +59,8 @@ pub(crate) struct Recorded {
     pub(crate) new_emails: u64,
     /// Stored hits whose verdict changed.
     pub(crate) corrected: usize,
+    /// Whether there is something to tell.
+    pub(crate) to_tell: bool,
 }
 
 /// The recording transaction's name.
@@ -62,6 +70,7 @@ pub(crate) const NAME: &str = "record";
 #[cfg(test)]
 pub(crate) const PER_EMAIL: &[&str] = &[
     emails::COUNT,
+    erased::REMOVE,
     hits::STORED,
     marks::STORED,
     verdicts::CORRECT,
@@ -79,6 +88,7 @@ impl Work for Recording<'_> {
 
     async fn run(&self, tx: &Transaction<'_>) -> Result<Recorded, Error> {
         let statements = &Statements::prepare(tx, self.layout).await?;
+        let outbox = opens::prepare(tx, self.outbox, self.layout).await?;
         let batch = self.batch;
 
         let alone = verdicts::judge_alone(self.rules, batch);
@@ -87,17 +97,19 @@ impl Work for Recording<'_> {
             .iter()
             .map(|judged| counters::change(&unknown, judged))
             .collect();
-        let standings = emails::count(tx, statements, batch, &changes, self.rules).await?;
+        let mut standings = emails::count(tx, statements, batch, &changes, self.rules).await?;
 
         let reach_ms = self.rules.reach_ms();
         let spans = &Spans::around(batch, &standings, reach_ms, |_| true);
         let spans_of_marks = &Spans::around(batch, &standings, reach_ms, |known| known.has_marks_near);
-        let (new_emails, stored_hits, stored_marks) = futures::try_join!(
+        let (added, erased, stored_hits, stored_marks) = futures::try_join!(
             emails::add(tx, statements, &changes, &standings),
+            erased::find(tx, statements, batch, &standings),
             hits::stored(tx, statements, batch, spans, self.rules),
             marks::stored(tx, statements, batch, spans_of_marks, self.rules),
         )?;
         drop(changes);
+        erased::refuse(tx, batch, &mut standings, &erased).await?;
         let neighbourhoods: Vec<Neighbourhood> = stored_hits
             .into_iter()
             .zip(stored_marks)
@@ -107,18 +119,20 @@ impl Work for Recording<'_> {
         let judged = &verdicts::judge_near(self.rules, batch, alone, &standings, &neighbourhoods);
         let changes = &counters::changes_near(batch, &standings, judged);
 
-        futures::try_join!(
+        let (.., to_tell) = futures::try_join!(
             marks::insert(tx, statements, judged),
             hits::insert(tx, statements, judged),
             verdicts::correct(tx, statements, judged),
             counters::apply(tx, statements, changes),
             revisions::mark_slots(tx, statements, self, judged),
             revisions::raise(tx, statements, self, judged),
+            opens::leave(tx, outbox, judged),
         )?;
         Ok(Recorded {
-            outcomes: batch.outcomes(judged),
-            new_emails,
+            outcomes: batch.outcomes(judged, &standings),
+            new_emails: added.saturating_sub(u64::try_from(erased.len()).unwrap_or(u64::MAX)),
             corrected: judged.iter().map(|email| email.corrected.len()).sum(),
+            to_tell,
         })
     }
 }

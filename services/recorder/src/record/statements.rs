@@ -4,13 +4,14 @@ use database::{Error, Transaction};
 use tokio_postgres::Statement;
 
 use super::{counters, emails, hits, marks, revisions, verdicts};
-use crate::{shards::Layout, slots};
+use crate::{erase, shards::Layout, slots};
 
 /// Statements are sent together and must run in the order sent. Were one of them prepared in between, those after it
 /// would overtake it; so all are prepared first. Each connection keeps them.
 pub(super) struct Statements {
     pub(super) count_emails: Statement,
     pub(super) add_emails: Statement,
+    pub(super) find_erased: Statement,
     pub(super) stored_hits: Statement,
     pub(super) stored_marks: Statement,
     pub(super) insert_marks: Statement,
@@ -28,6 +29,7 @@ impl Statements {
         Ok(Self {
             count_emails: prepare(emails::COUNT).await?,
             add_emails: prepare(emails::ADD).await?,
+            find_erased: prepare(erase::NOTED).await?,
             stored_hits: prepare(hits::STORED).await?,
             stored_marks: prepare(marks::STORED).await?,
             insert_marks: prepare(marks::INSERT).await?,

@@ -70,6 +70,12 @@ pub(super) fn judge_near<'a>(
         .zip(standings.iter().zip(neighbourhoods))
         .map(|((facts, judged), (standing, neighbourhood))| match standing {
             Standing::New | Standing::InOrder => judged,
+            Standing::Erased => Judged {
+                email_id: judged.email_id,
+                new_hits: Vec::new(),
+                new_marks: Vec::new(),
+                corrected: Vec::new(),
+            },
             Standing::Near(_) => judge_email(rules, facts, neighbourhood),
         })
         .collect()

@@ -93,7 +93,8 @@ impl RecorderUrl {
 
 /// A channel that spreads its calls over all recorders. It lives as long as the task that this spawns, which ends with the
 /// channel.
-pub(crate) fn channel(urls: Vec<RecorderUrl>) -> Channel {
+#[must_use]
+pub fn channel(urls: Vec<RecorderUrl>) -> Channel {
     let (channel, changes) = Channel::balance_channel(64);
     tokio::spawn(keep_looking_up(urls, changes));
     channel
