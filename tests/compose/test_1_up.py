@@ -31,7 +31,9 @@ class Up(unittest.TestCase):
         before = stack.compose("--profile", "*", "config")
         for name in [*required, *optional]:
             with self.subTest(name):
-                self.assertNotEqual(stack.compose("--profile", "*", "config", **{name: "4711"}), before)
+                # Without a slash it would be a volume's name.
+                value = "/4711" if name.endswith("_DIR") else "4711"
+                self.assertNotEqual(stack.compose("--profile", "*", "config", **{name: value}), before)
 
     def test_only_caddy_publishes_ports_and_reaches_out(self):
         stack = Stack.shared()
