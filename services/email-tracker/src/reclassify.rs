@@ -3,12 +3,11 @@
 use std::num::NonZeroUsize;
 
 use anyhow::{Context as _, bail};
-use database::{Database, Session};
 use recorder::{AGENT_NETWORKS, Recorder, RecorderConfig, read_agents};
-use service_kit::{Metrics, Reader, Setting, SystemClock, program, tasks::stop_on_signal};
+use service_kit::{Reader, Setting, SystemClock, program, tasks::stop_on_signal};
 use tracking::{Clock as _, Rules};
 
-use crate::backup::DatabaseSettings;
+use crate::backup::{DatabaseSettings, open_as_recorder};
 
 /// The settings of `reclassify`, for the table in the documentation.
 pub(crate) const SETTINGS: [Setting; 1] = [AGENT_NETWORKS];
@@ -37,13 +36,7 @@ pub(crate) fn reclassify() -> anyhow::Result<()> {
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 async fn run(settings: &DatabaseSettings, rules: Rules) -> anyhow::Result<()> {
     let config = settings.config()?;
-    let metrics = Metrics::new(crate::NAME)?;
-    let pooled = config.clone().pool_size(CONNECTIONS).session(Session::recorder());
-    let database = Database::open(&pooled, metrics.meter())?;
-    database
-        .check_schema()
-        .await
-        .with_context(|| format!("cannot use {config}"))?;
+    let (database, metrics) = open_as_recorder(&config, CONNECTIONS).await?;
     let recorder = RecorderConfig {
         instance: "reclassify".to_owned(),
         workers: NonZeroUsize::MIN,

@@ -1,12 +1,15 @@
 //! `webhooks`: what was given up is listed or sent again; a target is tried.
 
 use anyhow::Context as _;
-use database::{Database, Session};
+use database::Database;
 use recorder::webhooks::{self, SetAside, Webhooks};
 use serde_json::json;
-use service_kit::{Metrics, Reader, Setting, SystemClock, program};
+use service_kit::{Reader, Setting, SystemClock, program};
 
-use crate::{backup::DatabaseSettings, commands::WebhooksCommand};
+use crate::{
+    backup::{DatabaseSettings, open_as_recorder},
+    commands::WebhooksCommand,
+};
 
 /// The settings of `webhooks`, for the table in the documentation.
 pub(crate) const SETTINGS: [Setting; 2] = webhooks::SETTINGS;
@@ -76,12 +79,6 @@ async fn test(settings: &Webhooks, target: &str) -> anyhow::Result<()> {
 
 async fn open(settings: &DatabaseSettings) -> anyhow::Result<Database> {
     let config = settings.config()?;
-    let metrics = Metrics::new(crate::NAME)?;
-    let pooled = config.clone().pool_size(CONNECTIONS).session(Session::recorder());
-    let database = Database::open(&pooled, metrics.meter())?;
-    database
-        .check_schema()
-        .await
-        .with_context(|| format!("cannot use {config}"))?;
+    let (database, _) = open_as_recorder(&config, CONNECTIONS).await?;
     Ok(database)
 }

@@ -8,6 +8,7 @@
 )]
 
 mod facts;
+mod program;
 #[allow(dead_code, reason = "no test needs all of it")]
 mod up;
 
@@ -15,7 +16,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Command,
 };
 
 use test_support::{
@@ -24,27 +25,11 @@ use test_support::{
 
 use crate::{
     facts::{migrated, record_all_kinds, record_one},
+    program::{command, email_tracker, succeeds},
     up::{Account, Home, Up},
 };
 
 const TABLES: [&str; 4] = ["tracked_emails", "hits", "marks", "refinery_schema_history"];
-
-fn command(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_email-tracker"));
-    command
-        .args(arguments)
-        .env_clear()
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        .envs(variables.iter().copied());
-    command
-}
-
-async fn email_tracker(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    let mut command = command(arguments, variables);
-    tokio::task::spawn_blocking(move || command.output().expect("the program starts"))
-        .await
-        .unwrap()
-}
 
 /// The one line by which it fails.
 async fn refused(arguments: &[&str], variables: &[(&str, &str)]) -> String {
@@ -53,13 +38,6 @@ async fn refused(arguments: &[&str], variables: &[(&str, &str)]) -> String {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
     said
-}
-
-async fn succeeds(arguments: &[&str], variables: &[(&str, &str)]) -> String {
-    let output = email_tracker(arguments, variables).await;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{arguments:?}: {said}");
-    String::from_utf8(output.stdout).unwrap()
 }
 
 /// A backup of `database`, over TCP with a password.

@@ -9,11 +9,11 @@
 )]
 
 mod facts;
+mod program;
 mod services;
 
 use std::{
     path::{Path, PathBuf},
-    process::Command,
     time::Duration,
 };
 
@@ -26,20 +26,14 @@ use tracking::Clock as _;
 
 use crate::{
     facts::{all_kinds, migrated, record_all_kinds, recorder},
-    services::{Services, TOKEN, token},
+    program::succeeds,
+    services::{Services, TOKEN, token, urls},
 };
 
 async fn server() -> PrivatePostgres {
     let server = PrivatePostgres::start().await;
     server.migrate_template(services::migrate).await;
     server
-}
-
-fn urls(database: &TestDatabase) -> (String, String) {
-    (
-        database.url_of(database::RECORDER_ROLE),
-        database.url_of(database::DASHBOARD_ROLE),
-    )
 }
 
 /// Rows of any table that name this email.
@@ -49,23 +43,6 @@ async fn rows(database: &TestDatabase, email_id: &str) -> i64 {
                           + (select count(*) from marks where email_id = $1)";
     let client = database.superuser().await;
     client.query_one(statement, &[&email_id]).await.unwrap().get(0)
-}
-
-async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_email-tracker"));
-    command
-        .args(arguments)
-        .env_clear()
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        .envs(variables.iter().copied());
-    let output = tokio::task::spawn_blocking(move || command.output().expect("the program starts"));
-    let output = output.await.unwrap();
-    assert!(
-        output.status.success(),
-        "{arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap()
 }
 
 #[tokio::test]
@@ -133,7 +110,7 @@ async fn an_import_leaves_out_what_was_erased() {
         ("DATABASE_PASSWORD", OWNER_PASSWORD),
         ("IMPORT_TOKEN", TOKEN),
     ];
-    let said = run(&["import", &from], &variables).await;
+    let said = succeeds(&["import", &from], &variables).await;
     assert!(
         said.contains("hits were left out: their emails were erased here"),
         "{said}"
@@ -146,14 +123,14 @@ async fn an_import_leaves_out_what_was_erased() {
 async fn backed_up(database: &TestDatabase, folder: &Path) -> PathBuf {
     let owner = database.tcp_url_of("email_tracker_owner");
     let variables = [("DATABASE_URL", &*owner), ("DATABASE_PASSWORD", OWNER_PASSWORD)];
-    let said = run(&["backup", folder.to_str().unwrap()], &variables).await;
+    let said = succeeds(&["backup", folder.to_str().unwrap()], &variables).await;
     said.split(": ").next().unwrap().into()
 }
 
 async fn restored(backup: &Path, database: &TestDatabase) -> String {
     let owner = database.tcp_url_of("email_tracker_owner");
     let variables = [("DATABASE_URL", &*owner), ("DATABASE_PASSWORD", OWNER_PASSWORD)];
-    run(&["restore", "--replace", backup.to_str().unwrap()], &variables).await
+    succeeds(&["restore", "--replace", backup.to_str().unwrap()], &variables).await
 }
 
 async fn number(database: &TestDatabase, statement: &str) -> i64 {

@@ -7,17 +7,18 @@
     reason = "a test fails by panicking"
 )]
 
+mod program;
 mod services;
 
-use std::{
-    path::Path,
-    process::{Command, Output},
-};
+use std::path::Path;
 
 use database::{Config, DASHBOARD_ROLE, RECORDER_ROLE};
 use test_support::{OWNER, OWNER_PASSWORD, PrivatePostgres, TestDatabase, eventually, http::Request};
 
-use crate::services::{Services, migrate, token};
+use crate::{
+    program::email_tracker,
+    services::{Services, migrate, token, urls},
+};
 
 /// A migration that expands: whatever a newer version may add.
 const EXPANSION: &str = "
@@ -32,22 +33,6 @@ const EXPANSION: &str = "
     insert into refinery_schema_history select max(version) + 1, 'to_come', '2100-01-01T00:00:00Z', '1'
       from refinery_schema_history;
     commit";
-
-async fn email_tracker(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_email-tracker"));
-    command
-        .args(arguments)
-        .env_clear()
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        .envs(variables.iter().copied());
-    tokio::task::spawn_blocking(move || command.output().expect("the program starts"))
-        .await
-        .unwrap()
-}
-
-fn urls(database: &TestDatabase) -> (String, String) {
-    (database.url_of(RECORDER_ROLE), database.url_of(DASHBOARD_ROLE))
-}
 
 async fn mark(services: &Services) {
     let mark = Request::post_json("/mark-suppress-next", r#"{"email_id":"one"}"#);

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use database::Config;
-use service_kit::{Reader, Setting};
+use database::{Config, Database, Session};
+use service_kit::{Metrics, Reader, Setting};
 
 use crate::postgres::{self, DATABASE, OWNER};
 
@@ -60,6 +60,22 @@ impl DatabaseSettings {
             None => private(&self.data_dir, self.name),
         }
     }
+}
+
+/// A pool of `connections` to `config`, with sessions like a recorder's, and the metrics that it counts in. Fails unless the
+/// schema is one that this version can use.
+pub(crate) async fn open_as_recorder(
+    config: &Config,
+    connections: usize,
+) -> anyhow::Result<(Database, Metrics)> {
+    let metrics = Metrics::new(crate::NAME)?;
+    let pooled = config.clone().pool_size(connections).session(Session::recorder());
+    let database = Database::open(&pooled, metrics.meter())?;
+    database
+        .check_schema()
+        .await
+        .with_context(|| format!("cannot use {config}"))?;
+    Ok((database, metrics))
 }
 
 /// The private database of the `up` that runs on `data_dir`.

@@ -14,7 +14,7 @@ use service_kit::{Common, Reader, Setting, SystemClock, program, tasks::stop_on_
 use tracking::Clock as _;
 
 pub(crate) use self::{
-    database::DatabaseSettings,
+    database::{DatabaseSettings, open_as_recorder},
     folder::{Complete, Counts, Folder, Manifest},
     programs::{Programs, reason},
 };

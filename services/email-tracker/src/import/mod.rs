@@ -10,9 +10,8 @@ mod store;
 use std::{collections::HashMap, num::NonZeroUsize};
 
 use anyhow::{Context as _, bail};
-use database::{Database, Session};
 use recorder::{Recorder, RecorderConfig};
-use service_kit::{Metrics, Reader, Secret, Setting, SystemClock, program, tasks::stop_on_signal};
+use service_kit::{Reader, Secret, Setting, SystemClock, program, tasks::stop_on_signal};
 use tracking::{Clock as _, Rules, Timestamp};
 
 pub(crate) use self::client::Source;
@@ -20,7 +19,10 @@ use self::{
     lists::{ListedEmail, ListedOpen},
     store::{Store, Stored},
 };
-use crate::{backup::DatabaseSettings, migrate};
+use crate::{
+    backup::{DatabaseSettings, open_as_recorder},
+    migrate,
+};
 
 const IMPORT_TOKEN: Setting = Setting::secret(
     "IMPORT_TOKEN",
@@ -100,18 +102,7 @@ async fn run(
 
 async fn open_store(database: &DatabaseSettings, rules: Rules) -> anyhow::Result<Store> {
     let config = database.config()?;
-    let metrics = Metrics::new(crate::NAME)?;
-    let database = Database::open(
-        &config
-            .clone()
-            .pool_size(WORKERS.get() + 1)
-            .session(Session::recorder()),
-        metrics.meter(),
-    )?;
-    database
-        .check_schema()
-        .await
-        .with_context(|| format!("cannot use {config}"))?;
+    let (database, metrics) = open_as_recorder(&config, WORKERS.get() + 1).await?;
     let is_distributed = database::is_distributed(&**database.client().await?).await?;
     migrate::refuse_distributed(is_distributed, "`import`")?;
     let recorder = RecorderConfig {

@@ -8,11 +8,11 @@ use std::{
 };
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use database::{Config, RolePasswords};
+use database::{Config, DASHBOARD_ROLE, RECORDER_ROLE, RolePasswords};
 use serde_json::Value;
 use service_kit::{Metrics, Public, Reader, Sockets, Surroundings, SystemClock};
 use test_support::{
-    eventually, free_port,
+    TestDatabase, eventually, free_port,
     http::{Request, get},
 };
 use tokio::{net::TcpListener, task::JoinSet};
@@ -272,4 +272,9 @@ impl Drop for Services {
         self.stop.cancel();
         self.behind.stop.cancel();
     }
+}
+
+/// The URLs of the recorder's role and the dashboard's.
+pub(crate) fn urls(database: &TestDatabase) -> (String, String) {
+    (database.url_of(RECORDER_ROLE), database.url_of(DASHBOARD_ROLE))
 }
