@@ -259,7 +259,7 @@ async fn an_email_of_very_many_hits_goes_in_parts() {
     assert_eq!(rows(&client, "cold").await, 2);
 }
 
-/// Two recorders and one who erases.
+/// Two recorders and one who erases. Each has one worker: what it is given is recorded in one transaction.
 struct Meeting {
     database: TestDatabase,
     client: Client,
@@ -272,10 +272,7 @@ impl Meeting {
     async fn new() -> Self {
         let database = fresh_database().await;
         let rules = Rules::default();
-        let (one, two) = (
-            recorder(&database, "one", &rules),
-            recorder(&database, "two", &rules),
-        );
+        let [one, two] = ["one", "two"].map(|name| common::recorder_of_workers(1, &database, name, &rules));
         for recorder in [&one, &two] {
             record(recorder, &[hit_at("a first", 0)]).await; // Partitions and plans are made.
         }
@@ -384,12 +381,8 @@ async fn an_email_that_is_erased_while_it_is_being_added_is_not_added() {
     let meeting = Meeting::new().await;
     let add = "begin; insert into tracked_emails (email_id) values ('b new')";
     meeting.client.batch_execute(add).await.unwrap();
-    let recorder = common::recorder_of_workers(1, &meeting.database, "one", &Rules::default());
     let batch = [vec![hit_at("b new", 0)], story("gone")].concat();
-    let recording = tokio::spawn({
-        let (recorder, batch) = (recorder.clone(), batch.clone());
-        async move { recorder.record(batch).await.unwrap() }
-    });
+    let recording = meeting.recording(&batch);
     meeting.waits(1).await;
     assert_eq!(meeting.erasing("gone").await.unwrap().erased, count(0, 0, 0));
     meeting.client.batch_execute("rollback").await.unwrap();
