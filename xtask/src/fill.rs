@@ -278,16 +278,21 @@ truncate tracked_emails;
 insert into tracked_emails (email_id, user_id, recipient, sent_at, first_opened_at, first_event_id,
                             sender_email, sender_opened_at, sender_event_id,
                             open_count, hit_count, last_opened_at, credible_open_count, last_credible_open_at,
-                            human_open_count, last_human_open_at, last_hit_at)
+                            human_open_count, last_human_open_at, last_hit_at, sent_time,
+                            earliest_open_at, earliest_credible_open_at, earliest_human_open_at)
 select email_id, 'user-' || (hashtext(email_id) & 63), 'reader-' || left(email_id, 8) || '@example.com',
        to_char(first, 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), first, {EVENT_ID},
        'sender@example.org', first, {EVENT_ID},
-       opens, hits, last_open, credible_opens, last_credible_open, human_opens, last_human_open, last
+       opens, hits, last_open, credible_opens, last_credible_open, human_opens, last_human_open, last, first,
+       first_open, first_credible_open, first_human_open
 from (
   select email_id, min(opened_at) as first, max(opened_at) as last, (extract(epoch from min(opened_at)) * 1000)::bigint as ms,
          count(*) as hits,
          count(*) filter (where is_open) as opens,
          max(opened_at) filter (where is_open) as last_open,
+         min(opened_at) filter (where is_open) as first_open,
+         min(opened_at) filter (where is_open and confidence <> 'automated') as first_credible_open,
+         min(opened_at) filter (where is_open and confidence in ('human', 'likely')) as first_human_open,
          count(*) filter (where is_open and confidence <> 'automated') as credible_opens,
          max(opened_at) filter (where is_open and confidence <> 'automated') as last_credible_open,
          count(*) filter (where is_open and confidence in ('human', 'likely')) as human_opens,
@@ -296,5 +301,6 @@ from (
   group by email_id
 ) as counted
 order by first;
+insert into stale_slots select distinct date_bin(interval '15 minutes', opened_at, timestamptz 'epoch') from hits;
 insert into revisions values ('fill', 1) on conflict (writer) do update set revision = revisions.revision + 1;
 commit";

@@ -8,7 +8,7 @@ use database::{DASHBOARD_ROLE, Error, ErrorKind, RECORDER_ROLE, RolePasswords, m
 use test_support::{PrivatePostgres, TestDatabase};
 use tokio_postgres::{Client, error::SqlState};
 
-const TABLES: [&str; 8] = [
+const TABLES: [&str; 12] = [
     "tracked_emails",
     "hits",
     "marks",
@@ -17,6 +17,10 @@ const TABLES: [&str; 8] = [
     "webhook_events",
     "erasures",
     "dashboard_sessions",
+    "slot_opens",
+    "slot_kinds",
+    "day_kinds",
+    "stale_slots",
 ];
 
 async fn log_in(database: &TestDatabase, role: &str, password: &str) -> Result<Client, Error> {

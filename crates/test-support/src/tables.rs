@@ -97,7 +97,11 @@ pub async fn stored_emails(client: &Client, prefix: &str) -> BTreeMap<String, Em
             "select email_id, user_id, recipient, sent_at, (extract(epoch from first_opened_at) * 1000)::bigint,
                     sender_email, open_count, hit_count, (extract(epoch from last_opened_at) * 1000)::bigint,
                     credible_open_count, (extract(epoch from last_credible_open_at) * 1000)::bigint,
-                    human_open_count, (extract(epoch from last_human_open_at) * 1000)::bigint
+                    human_open_count, (extract(epoch from last_human_open_at) * 1000)::bigint,
+                    (extract(epoch from earliest_open_at) * 1000)::bigint,
+                    (extract(epoch from earliest_credible_open_at) * 1000)::bigint,
+                    (extract(epoch from earliest_human_open_at) * 1000)::bigint,
+                    (extract(epoch from sent_time) * 1000)::bigint
              from tracked_emails where starts_with(email_id, $1) and first_opened_at is not null",
             &[&prefix],
         )
@@ -107,6 +111,12 @@ pub async fn stored_emails(client: &Client, prefix: &str) -> BTreeMap<String, Em
         .iter()
         .map(|row| {
             let email_id: String = row.get(0);
+            let time = |column| row.get::<_, Option<i64>>(column).map(Timestamp::from_millis);
+            assert_eq!(
+                time(16),
+                Timestamp::parse_iso(row.get(3)),
+                "the time that {email_id} was sent at"
+            );
             let email = Email {
                 user_id: row.get(1),
                 recipient: row.get(2),
@@ -115,11 +125,14 @@ pub async fn stored_emails(client: &Client, prefix: &str) -> BTreeMap<String, Em
                 sender_email: row.get(5),
                 open_count: row.get(6),
                 hit_count: row.get(7),
-                last_opened_at: row.get::<_, Option<i64>>(8).map(Timestamp::from_millis),
+                last_opened_at: time(8),
                 credible_open_count: row.get(9),
-                last_credible_open_at: row.get::<_, Option<i64>>(10).map(Timestamp::from_millis),
+                last_credible_open_at: time(10),
                 human_open_count: row.get(11),
-                last_human_open_at: row.get::<_, Option<i64>>(12).map(Timestamp::from_millis),
+                last_human_open_at: time(12),
+                earliest_open_at: time(13),
+                earliest_credible_open_at: time(14),
+                earliest_human_open_at: time(15),
                 agents: agents.remove(&email_id).unwrap_or_default(),
                 verdicts: verdicts.remove(&email_id).unwrap_or_default(),
             };

@@ -32,14 +32,20 @@ pub struct Email {
     pub hit_count: i64,
     /// When the latest open was, if there is any.
     pub last_opened_at: Option<Timestamp>,
+    /// When the earliest open was.
+    pub earliest_open_at: Option<Timestamp>,
     /// How many opens are not by machines.
     pub credible_open_count: i64,
     /// When the latest one of them was.
     pub last_credible_open_at: Option<Timestamp>,
+    /// When the earliest one of them was.
+    pub earliest_credible_open_at: Option<Timestamp>,
     /// How many opens are by people.
     pub human_open_count: i64,
     /// When the latest one of them was.
     pub last_human_open_at: Option<Timestamp>,
+    /// When the earliest one of them was.
+    pub earliest_human_open_at: Option<Timestamp>,
     /// Who made each hit, by event id.
     pub agents: BTreeMap<Uuid, Agent>,
     /// The verdict of each hit, by event id.
@@ -134,10 +140,13 @@ fn email<'a>(rules: &Rules, facts: impl Iterator<Item = &'a Fact>) -> Option<Ema
         open_count: i64::try_from(opens().count()).unwrap_or(i64::MAX),
         hit_count: i64::try_from(hits.len()).unwrap_or(i64::MAX),
         last_opened_at: opens().map(|hit| hit.opened_at).max(),
+        earliest_open_at: opens().map(|hit| hit.opened_at).min(),
         credible_open_count: i64::try_from(credible.len()).unwrap_or(i64::MAX),
-        last_credible_open_at: credible.into_iter().max(),
+        last_credible_open_at: credible.iter().copied().max(),
+        earliest_credible_open_at: credible.into_iter().min(),
         human_open_count: i64::try_from(human.len()).unwrap_or(i64::MAX),
-        last_human_open_at: human.into_iter().max(),
+        last_human_open_at: human.iter().copied().max(),
+        earliest_human_open_at: human.into_iter().min(),
         agents,
         verdicts,
     })

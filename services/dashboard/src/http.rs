@@ -18,6 +18,7 @@ use tracking::Clock;
 
 use crate::{
     api::{
+        charts,
         emails::Emails,
         erasures,
         errors::ApiError,
@@ -34,7 +35,7 @@ use crate::{
     health::Health,
     live::{self, Live},
     metrics::{Metrics, Route},
-    page::{APP, Asset, ERASE, ICON, INDEX, STYLE},
+    page::{ASSETS, Asset, INDEX},
     session::{self, Failures},
 };
 
@@ -96,6 +97,7 @@ pub(crate) fn router(dashboard: Dashboard) -> Router {
         .route("/dashboard/api/emails", get(list::<Emails>))
         .route("/dashboard/api/open-events", get(list::<OpenEvents>))
         .route("/dashboard/api/v1/emails", get(list::<Search>))
+        .route("/dashboard/api/v1/charts", get(charts))
         .route("/dashboard/api/v1/live", get(live::listen))
         .route(
             "/dashboard/api/v1/erasures",
@@ -112,10 +114,7 @@ pub(crate) fn router(dashboard: Dashboard) -> Router {
         .route("/dashboard/health", get(health))
         .route("/dashboard", asset(INDEX))
         .route("/dashboard/", asset(INDEX))
-        .route("/dashboard/app.js", asset(APP))
-        .route("/dashboard/erase.js", asset(ERASE))
-        .route("/dashboard/style.css", asset(STYLE))
-        .route("/dashboard/icon.svg", asset(ICON))
+        .merge(assets())
         .fallback(|| async { ApiError::NotFound })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
@@ -161,6 +160,15 @@ async fn list<L: List>(
     list::answer::<L>(dashboard.database, dashboard.metrics, &parameters, headers).await
 }
 
+async fn charts(
+    State(dashboard): State<Dashboard>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let parameters = Parameters::of(query.as_deref(), dashboard.count_automated);
+    charts::answer(&dashboard.database, &parameters, &headers).await
+}
+
 async fn gmail_proxy_latency(State(dashboard): State<Dashboard>) -> Result<Response, ApiError> {
     diagnostic(&dashboard, ReadLatencies, Latencies::of).await
 }
@@ -186,6 +194,13 @@ async fn diagnostic<W: Work, T: Serialize>(
 
 async fn health(State(dashboard): State<Dashboard>) -> Response {
     dashboard.health.response().await
+}
+
+/// What the page loads.
+fn assets() -> Router<Dashboard> {
+    ASSETS.iter().fold(Router::new(), |router, (path, file)| {
+        router.route(path, asset(*file))
+    })
 }
 
 fn asset(asset: Asset) -> axum::routing::MethodRouter<Dashboard> {

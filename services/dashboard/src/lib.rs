@@ -8,6 +8,7 @@
 //! | `/metrics/gmail-proxy-latency` | `diagnostics::latency` |
 //! | `/metrics/suppress-signals`, `/metrics/suppression-debug` | `diagnostics::signals` |
 //! | `/dashboard/api/v1/emails` | `api::search`, streamed by `api::list` |
+//! | `/dashboard/api/v1/charts` | `api::charts` |
 //! | `/dashboard/api/v1/live` | `live` |
 //! | `/dashboard/api/v1/erasures` | `api::erasures` |
 //! | `/dashboard/session` | `session` |
@@ -35,7 +36,7 @@ use service_kit::{
 use tokio::runtime::Handle;
 
 use crate::{
-    api::erasures,
+    api::{charts::READ_CHARTS, erasures},
     auth::Tokens,
     diagnostics::{latency::ReadLatencies, signals::ReadSignals},
     health::Health,
@@ -65,7 +66,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
     } = surroundings;
     let config = settings.database.context("DATABASE_URL is not set")?;
     let database = Database::open(&config, metrics.meter())?
-        .counting(&[ReadSignals::NAME, ReadLatencies::NAME])
+        .counting(&[ReadSignals::NAME, ReadLatencies::NAME, READ_CHARTS])
         .counting(&erasures::NAMES);
     let health = Health::of(database.clone());
     let live = Live::new(stop.clone());

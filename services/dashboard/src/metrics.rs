@@ -8,6 +8,8 @@ use opentelemetry::{
     metrics::{Counter, Histogram, Meter},
 };
 
+use crate::page::is_page;
+
 /// From a 304 to the complete list of a large installation.
 const SECONDS: [f64; 12] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0,
@@ -22,6 +24,8 @@ pub(crate) enum Route {
     OpenEvents,
     /// The list of emails as the page searches it.
     Search,
+    /// The charts.
+    Charts,
     /// Listening to changes.
     Live,
     /// Erasing, and what was erased.
@@ -39,10 +43,11 @@ pub(crate) enum Route {
 }
 
 impl Route {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Emails,
         Self::OpenEvents,
         Self::Search,
+        Self::Charts,
         Self::Live,
         Self::Erasures,
         Self::Session,
@@ -53,7 +58,7 @@ impl Route {
     ];
 
     /// Those that answer 304 to who holds the answer already.
-    const LISTS: [Self; 3] = [Self::Emails, Self::OpenEvents, Self::Search];
+    const LISTS: [Self; 4] = [Self::Emails, Self::OpenEvents, Self::Search, Self::Charts];
 
     /// The route of a path.
     pub(crate) fn of(path: &str) -> Self {
@@ -61,6 +66,7 @@ impl Route {
             "/dashboard/api/emails" => Self::Emails,
             "/dashboard/api/open-events" => Self::OpenEvents,
             "/dashboard/api/v1/emails" => Self::Search,
+            "/dashboard/api/v1/charts" => Self::Charts,
             "/dashboard/api/v1/live" => Self::Live,
             "/dashboard/api/v1/erasures" | "/dashboard/api/v1/erasures/preview" => Self::Erasures,
             "/dashboard/session" => Self::Session,
@@ -68,12 +74,7 @@ impl Route {
             "/metrics/gmail-proxy-latency" | "/metrics/suppress-signals" | "/metrics/suppression-debug" => {
                 Self::Diagnostics
             }
-            "/dashboard"
-            | "/dashboard/"
-            | "/dashboard/app.js"
-            | "/dashboard/erase.js"
-            | "/dashboard/style.css"
-            | "/dashboard/icon.svg" => Self::Page,
+            path if is_page(path) => Self::Page,
             _ => Self::Unknown,
         }
     }
@@ -83,6 +84,7 @@ impl Route {
             Self::Emails => "emails",
             Self::OpenEvents => "open_events",
             Self::Search => "search",
+            Self::Charts => "charts",
             Self::Live => "live",
             Self::Erasures => "erasures",
             Self::Session => "session",

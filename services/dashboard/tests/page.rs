@@ -238,7 +238,7 @@ async fn emails_and_opens_are_shown_in_a_real_browser() {
     let browser = Browser::start().await;
     let origin = format!("http://{}", dashboard.address);
 
-    the_badge_leads_to_one_emails_opens(&browser, &origin).await;
+    the_badge_leads_to_one_emails_timeline(&browser, &origin).await;
     what_comes_from_outside_stays_text(&browser).await;
 
     let opens_of_one = "return [...document.querySelectorAll('#emails tr')]
@@ -256,7 +256,7 @@ async fn emails_and_opens_are_shown_in_a_real_browser() {
     );
     facts.hit("one", 1_000_000, BOT).store(&client).await;
     eventually("an open by a machine is told from those by people", async || {
-        (browser.run(opens_of_one).await == json!("4 (3 by people)")).then_some(())
+        (browser.run(opens_of_one).await == json!("4\n3 by people")).then_some(())
     })
     .await;
     let unchanged = "email_tracker_dashboard_not_modified_total{route=\"search\"}";
@@ -266,6 +266,12 @@ async fn emails_and_opens_are_shown_in_a_real_browser() {
     .await;
 
     a_search_finds_and_its_result_leads_on(&browser).await;
+    the_overview_draws_what_is_stored(&browser).await;
+    facts.hit("two", 2_000_000, READER).store(&client).await;
+    eventually("a chart shows a new open", async || {
+        (drawn(&browser, "hours").await == json!([[0, 0, 0, 0, 0, 0, 0, 5], 1])).then_some(())
+    })
+    .await;
     it_is_readable_in_the_dark_and_on_a_phone(&browser).await;
     nothing_leaves_the_origin_or_stays_behind(&browser, &origin).await;
 }
@@ -338,7 +344,7 @@ async fn an_email_is_erased_with_the_keyboard() {
     );
 }
 
-async fn the_badge_leads_to_one_emails_opens(browser: &Browser, origin: &str) {
+async fn the_badge_leads_to_one_emails_timeline(browser: &Browser, origin: &str) {
     browser
         .open(&format!("{origin}/dashboard?tab=opens&email_id=one"))
         .await;
@@ -354,18 +360,23 @@ async fn the_badge_leads_to_one_emails_opens(browser: &Browser, origin: &str) {
             "one@example.org",
             own_time,
             "7:01:00",
+            "1 hour after it was sent",
             "America/New_York",
             "Up to date",
         ])
         .await;
-    assert_eq!(browser.rows("opens").await, 2);
-    browser.click("#include-all").await;
+    // All that happened to one email, with the reason for each.
     browser
         .shows(&["Duplicate", "Suppressed", "Your own compose window", "Counted"])
         .await;
     assert_eq!(browser.rows("opens").await, 4);
     browser.has_no_barrier("timeline").await;
-    browser.picture("opens.png").await;
+    browser.picture("timeline-light.png").await;
+    browser.click("#include-all").await;
+    eventually("only opens are left", async || {
+        (browser.rows("opens").await == 2).then_some(())
+    })
+    .await;
 }
 
 async fn what_comes_from_outside_stays_text(browser: &Browser) {
@@ -376,9 +387,9 @@ async fn what_comes_from_outside_stays_text(browser: &Browser) {
     let made_of_text = "return document.querySelectorAll('td img, td b, td i').length";
     assert_eq!(browser.run(made_of_text).await, json!(0));
     let address = "return location.pathname + location.search";
-    assert_eq!(browser.run(address).await, json!("/dashboard"));
+    assert_eq!(browser.run(address).await, json!("/dashboard?tab=emails"));
     browser.has_no_barrier("emails").await;
-    browser.picture("emails.png").await;
+    browser.picture("emails-light.png").await;
 }
 
 async fn a_search_finds_and_its_result_leads_on(browser: &Browser) {
@@ -388,21 +399,79 @@ async fn a_search_finds_and_its_result_leads_on(browser: &Browser) {
     })
     .await;
     browser.click("#emails a").await;
-    browser.shows(&["Only two"]).await;
+    browser.shows(&["Email two", MARKUP]).await;
     assert_eq!(
         browser.run("return location.search").await,
         json!("?tab=opens&email_id=two")
     );
 }
 
+/// What a chart draws for people, up to the last hour or day with any, and for machines altogether.
+async fn drawn(browser: &Browser, chart: &str) -> Value {
+    let script = format!(
+        "const sets = globalThis.Chart?.getChart('{chart}')?.data.datasets;
+         if (!sets) return null;
+         const people = sets[0].data.map((one, place) => one + sets[1].data[place]);
+         while (people.at(-1) === 0) people.pop();
+         return [people, sets[3].data.reduce((sum, one) => sum + one, 0)]"
+    );
+    browser.run(&script).await
+}
+
+async fn the_overview_draws_what_is_stored(browser: &Browser) {
+    browser.click("#tab-overview").await;
+    browser.click("#spans label:last-child").await;
+    browser
+        .shows(&["Opens over time", "3 hours", "4 by people", "Countries"])
+        .await;
+    assert_eq!(
+        browser
+            .run("return document.getElementById('all-opens-count').textContent")
+            .await,
+        json!("5")
+    );
+    // New York's clock said seven; the bot came a quarter of an hour later.
+    assert_eq!(
+        drawn(browser, "hours").await,
+        json!([[0, 0, 0, 0, 0, 0, 0, 4], 1])
+    );
+    assert_eq!(
+        drawn(browser, "weekdays").await,
+        json!([[0, 0, 0, 0, 0, 0, 4], 1])
+    );
+    browser.has_no_barrier("overview").await;
+    browser.picture("overview-light.png").await;
+    // Who sees no chart reads its table, by keyboard alone.
+    browser
+        .type_into("figure:has(#hours) summary", &ENTER.to_string())
+        .await;
+    browser.shows(&["7 AM"]).await;
+    let row = "return [...document.querySelectorAll('#hours-table tr')].find((row) => row.innerText.startsWith('7 AM')).innerText";
+    assert_eq!(browser.run(row).await, json!("7 AM\t3\t1\t0\t1"));
+    let said = "return document.getElementById('hours').getAttribute('aria-label')";
+    assert_eq!(
+        browser.run(said).await,
+        json!("Hours of the day: most are 7 AM, 5; the table below has all")
+    );
+    browser.type_into("[name=span]:checked", &LEFT.to_string()).await;
+    let first_column = "return document.querySelector('#over-time-table th').textContent";
+    eventually("a year is drawn by weeks", async || {
+        (browser.run(first_column).await == json!("Week of")).then_some(())
+    })
+    .await;
+    browser.has_no_barrier("overview with a table").await;
+}
+
 async fn it_is_readable_in_the_dark_and_on_a_phone(browser: &Browser) {
     let dark = json!({"cmd": "Emulation.setEmulatedMedia",
                       "params": {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}});
     assert_eq!(browser.post("goog/cdp/execute", dark).await.status, 200);
-    browser.click("#all-opens").await;
+    browser.has_no_barrier("overview, dark").await;
+    browser.picture("overview-dark.png").await;
+    browser.click("#tab-opens").await;
     browser.shows(&["one@example.org"]).await;
-    browser.has_no_barrier("timeline, dark").await;
-    browser.picture("opens-dark.png").await;
+    browser.has_no_barrier("opens, dark").await;
+    browser.picture("timeline-dark.png").await;
     browser.click("#tab-emails").await;
     browser.click("#email-filters [type=reset]").await;
     browser.shows(&["one@example.org"]).await;
@@ -411,13 +480,19 @@ async fn it_is_readable_in_the_dark_and_on_a_phone(browser: &Browser) {
     browser
         .post("window/rect", json!({"width": 500, "height": 900}))
         .await;
-    browser.picture("emails-narrow.png").await;
+    browser.picture("emails-phone.png").await;
     let overflow = "return document.documentElement.scrollWidth - document.documentElement.clientWidth";
-    assert_eq!(
-        browser.run(overflow).await,
-        json!(0),
-        "nothing sticks out of a narrow window"
-    );
+    for tab in ["emails", "opens", "overview"] {
+        browser.click(&format!("#tab-{tab}")).await;
+        browser.shows(&["Up to date"]).await;
+        assert_eq!(
+            browser.run(overflow).await,
+            json!(0),
+            "nothing of {tab} sticks out of a narrow window"
+        );
+    }
+    browser.has_no_barrier("overview on a phone").await;
+    browser.picture("overview-phone.png").await;
 }
 
 async fn nothing_leaves_the_origin_or_stays_behind(browser: &Browser, origin: &str) {

@@ -325,7 +325,8 @@ declare
   facts   boolean;
   object  text;
 begin
-  foreach object in array array['public.tracked_emails', 'public.hits', 'public.marks', 'public.revisions',
+  foreach object in array array['public.tracked_emails', 'public.hits', 'public.marks', 'public.stale_slots',
+                             'public.slot_opens', 'public.slot_kinds', 'public.day_kinds', 'public.revisions',
                              'public.upkeep', 'public.erasure_keys', 'public.erased_emails', 'public.erasures',
                              'public.dashboard_sessions', 'public.webhook_queues', 'public.webhook_events'] loop
     if to_regclass(object) is not null then

@@ -22,7 +22,7 @@ use uuid::Uuid;
 use crate::{
     record,
     shards::{Layout, Shards},
-    webhooks,
+    slots, webhooks,
 };
 
 /// Emails that one transaction removes.
@@ -86,7 +86,8 @@ delete from hits using (
   select email_id, opened_at, event_id from hits where email_id = any($1) limit $2
 ) as found
 where hits.email_id = any($1)
-  and hits.email_id = found.email_id and hits.opened_at = found.opened_at and hits.event_id = found.event_id";
+  and hits.email_id = found.email_id and hits.opened_at = found.opened_at and hits.event_id = found.event_id
+returning hits.opened_at";
 
 /// Known emails before new ones, each by id, as in the recording transaction.
 const ADD: &str = "-- erase: add emails that are not there
@@ -371,8 +372,9 @@ impl Work for Remove<'_> {
             .await
             .in_statement("lock_erased")?;
         let known: HashSet<String> = rows.iter().map(text).collect::<Result<_, Error>>()?;
+        let times = self.hits(tx).await?;
         let mut erased = Erased {
-            hits: self.hits(tx).await?,
+            hits: u64::try_from(times.len()).unwrap_or(u64::MAX),
             ..Erased::default()
         };
         let are_all = i64::try_from(erased.hits).is_ok_and(|hits| hits < HITS_AT_ONCE);
@@ -390,21 +392,25 @@ impl Work for Remove<'_> {
         tx.execute(&count, &[&self.id, &emails, &hits, &marks])
             .await
             .in_statement("count_erased")?;
+        slots::mark_stale(tx, times).await?;
         record::raise_revision(tx, self.writer).await?;
         Ok((erased, are_all))
     }
 }
 
 impl Remove<'_> {
-    /// Not more than [`HITS_AT_ONCE`]. Hits are of known emails alone.
-    async fn hits(&self, tx: &Transaction<'_>) -> Result<u64, Error> {
+    /// Not more than [`HITS_AT_ONCE`]; answers when they were. Hits are of known emails alone.
+    async fn hits(&self, tx: &Transaction<'_>) -> Result<Vec<Timestamp>, Error> {
         let hits = tx
             .prepare_cached(&self.layout.form(HITS))
             .await
             .in_statement("erased_hits")?;
-        tx.execute(&hits, &[&self.email_ids, &HITS_AT_ONCE])
+        let rows = tx
+            .query(&hits, &[&self.email_ids, &HITS_AT_ONCE])
             .await
-            .in_statement("erased_hits")
+            .in_statement("erased_hits")?;
+        let time = |row: &Row| Ok(row.try_get::<_, Timestamptz>(0)?.into());
+        rows.iter().map(time).collect()
     }
 
     async fn add_missing(&self, tx: &Transaction<'_>, known: &HashSet<String>) -> Result<(), Error> {

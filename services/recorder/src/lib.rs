@@ -21,6 +21,7 @@ mod schema;
 mod sessions;
 mod settings;
 mod shards;
+mod slots;
 mod steps;
 mod upkeep;
 pub mod webhooks;
@@ -78,6 +79,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         .counting(&shards::NAMES)
         .counting(&steps::NAMES)
         .counting(&reassess::NAMES)
+        .counting(&slots::NAMES)
         .counting(&erase::NAMES)
         .counting(&sessions::NAMES)
         .counting(&webhooks::names());

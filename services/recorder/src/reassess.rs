@@ -19,6 +19,7 @@ use uuid::Uuid;
 use crate::{
     record,
     shards::{Layout, Shards},
+    slots,
     steps::{self, Progress, Span, Table},
 };
 
@@ -88,7 +89,8 @@ from unnest($1::text[], $2::timestamptz[], $3::uuid[], $4::text[], $5::text[], $
 where hits.email_id = new.email_id and hits.opened_at = new.opened_at and hits.event_id = new.event_id
   -- in shards: and hits.email_id = any($1)";
 
-/// The latest one is looked for among the hits; where those are gone that were counted, it stays as it was.
+/// The latest one is looked for among the hits; where those are gone that were counted, it stays as it was. So does an
+/// earliest one from before all that is left.
 const UPDATE_EMAILS: &str = "-- reassess: update emails
 update tracked_emails as email
 set credible_open_count = email.credible_open_count + change.credible,
@@ -102,7 +104,31 @@ set credible_open_count = email.credible_open_count + change.credible,
         select max(hit.opened_at) from hits as hit
         where hit.email_id = email.email_id and hit.is_open and hit.confidence in ('human', 'likely')
           -- in shards: and hit.email_id = any($1)
-      ), email.last_human_open_at) end
+      ), email.last_human_open_at) end,
+    earliest_credible_open_at = case
+      when email.credible_open_count + change.credible = 0 then null
+      when email.earliest_credible_open_at < (
+        select min(hit.opened_at) from hits as hit
+        where hit.email_id = email.email_id
+          -- in shards: and hit.email_id = any($1)
+      ) then email.earliest_credible_open_at
+      else (
+        select min(hit.opened_at) from hits as hit
+        where hit.email_id = email.email_id and hit.is_open and hit.confidence <> 'automated'
+          -- in shards: and hit.email_id = any($1)
+      ) end,
+    earliest_human_open_at = case
+      when email.human_open_count + change.human = 0 then null
+      when email.earliest_human_open_at < (
+        select min(hit.opened_at) from hits as hit
+        where hit.email_id = email.email_id
+          -- in shards: and hit.email_id = any($1)
+      ) then email.earliest_human_open_at
+      else (
+        select min(hit.opened_at) from hits as hit
+        where hit.email_id = email.email_id and hit.is_open and hit.confidence in ('human', 'likely')
+          -- in shards: and hit.email_id = any($1)
+      ) end
 from unnest($1::text[], $2::bigint[], $3::bigint[]) as change (email_id, credible, human)
 where email.email_id = change.email_id
   -- in shards: and email.email_id = any($1)";
@@ -418,6 +444,8 @@ impl Work for Reassess<'_> {
         .await
         .in_statement("reassess_hits")?;
         self.count(tx, &news).await?;
+        // Besides opens, also those that no chart shows: there are few.
+        slots::mark_stale(tx, opened_at.iter().map(|at| at.0)).await?;
         record::raise_revision(tx, self.writer).await?;
         Ok(u64::try_from(news.len()).unwrap_or(u64::MAX))
     }

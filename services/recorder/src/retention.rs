@@ -12,7 +12,7 @@ use crate::{
     partitions::{DropPartition, Month, Months},
     record,
     shards::{Layout, Shards},
-    steps, webhooks,
+    slots, steps, webhooks,
 };
 
 /// Rows that one transaction removes.
@@ -90,6 +90,7 @@ pub(crate) async fn run(
     };
     for month in database.transact(&Months).await? {
         if month < first_kept {
+            slots::recount_month(database, month).await?; // what charts show is for life, too
             let dropped = database.transact(&DropPartition { month, writer }).await?;
             removed.months += u64::from(dropped);
         }
@@ -117,6 +118,7 @@ pub(crate) async fn run(
     }
     if !keep_counts {
         removed.emails = remove_emails(database, shards, writer, before).await?;
+        database.transact(&slots::Remove { before, writer }).await?;
     }
     Ok(removed)
 }

@@ -44,17 +44,20 @@ pub(crate) enum Task {
     Addresses,
     /// Finds the hits of machines that fetch the pixels of many mails at once.
     Bursts,
+    /// Counts the opens that charts show.
+    Charts,
 }
 
 impl Task {
     /// All of them.
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Partitions,
         Self::Erasures,
         Self::Doctor,
         Self::Retention,
         Self::Addresses,
         Self::Bursts,
+        Self::Charts,
     ];
 
     /// Its name as a metric label.
@@ -66,6 +69,7 @@ impl Task {
             Self::Retention => "retention",
             Self::Addresses => "addresses",
             Self::Bursts => "bursts",
+            Self::Charts => "charts",
         }
     }
 }
@@ -177,6 +181,13 @@ async fn perform(
                     "one address fetched the pixels of many mails within seconds"
                 );
             }
+            if more {
+                return Ok(Done::Part);
+            }
+        }
+        Task::Charts => {
+            let (slots, more) = recorder.recount_slots(MOST_STEPS).await?;
+            tracing::debug!(slots, "counted opens for charts");
             if more {
                 return Ok(Done::Part);
             }

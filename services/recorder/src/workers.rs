@@ -31,6 +31,7 @@ use crate::{
     retention::{self, Removed},
     sessions,
     shards::{Layout, Shards},
+    slots,
     webhooks::{Outbox, Telling},
 };
 
@@ -209,6 +210,12 @@ impl Recorder {
             most_steps,
         )
         .await
+    }
+
+    /// Counts anew, for charts, the opens of the quarters of an hour in which any have changed, in `most_steps`
+    /// transactions at most; answers how many quarters, and whether there may be more.
+    pub async fn recount_slots(&self, most_steps: u32) -> Result<(u64, bool), Error> {
+        slots::recount(&self.0.database, most_steps).await
     }
 
     /// Erases `subject`, as much of it as `patience` allows: what is stored of it goes, and what comes of it later is refused.

@@ -198,22 +198,27 @@ impl Start {
             Self::Parts(etag, parts) => (etag, body_of(parts, producer).into_response()),
         };
         let headers = response.headers_mut();
-        if let Some(etag) = etag.header() {
-            headers.insert(header::ETAG, etag);
-        }
-        headers.insert(
-            header::CACHE_CONTROL,
-            HeaderValue::from_static("private, no-cache"),
-        );
-        headers.insert(
-            header::VARY,
-            HeaderValue::from_static("X-Tracker-Token, Cookie, Accept-Encoding"),
-        );
+        cache_headers(headers, &etag);
         if !is_unchanged {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         response
     }
+}
+
+/// What a client may keep, and how it asks whether that still holds.
+pub(crate) fn cache_headers(headers: &mut HeaderMap, etag: &ETag) {
+    if let Some(etag) = etag.header() {
+        headers.insert(header::ETAG, etag);
+    }
+    headers.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("private, no-cache"),
+    );
+    headers.insert(
+        header::VARY,
+        HeaderValue::from_static("X-Tracker-Token, Cookie, Accept-Encoding"),
+    );
 }
 
 /// A body of parts, which fails if they stop before their end.

@@ -1,5 +1,6 @@
 //! The API that the extension and the page read.
 
+pub(crate) mod charts;
 pub(crate) mod cursor;
 pub(crate) mod emails;
 pub(crate) mod erasures;

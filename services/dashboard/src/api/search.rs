@@ -52,6 +52,7 @@ where first_opened_at is not null
        or exists (select from hits
                   where hits.email_id = tracked_emails.email_id and hits.is_open and hits.agent = any($11)))
   and ($12::boolean is null or (human_open_count > 0) = $12)
+  and ($13::text is null or email_id = $13)
   and (user_id <> 'doctor' or not starts_with(email_id, 'doctor-'))
 order by "#,
             $order,
@@ -113,6 +114,7 @@ pub(crate) struct Search {
     /// The agents of the class that is asked for.
     agents: Option<Vec<&'static str>>,
     human: Option<bool>,
+    email_id: Option<String>,
     count_automated: bool,
     sql_limit: Option<i64>,
 }
@@ -148,6 +150,7 @@ impl List for Search {
             device: parameters.choice("device", &devices)?,
             agents: parameters.choice("class", &classes)?.map(agents),
             human: parameters.choice("human", &[("true", true), ("false", false)])?,
+            email_id: parameters.text("email_id", MAX_FIELD_BYTES)?,
             count_automated: parameters.count_automated(),
             sql_limit: sql_limit(Some(limit).filter(|_| is_exact_in_sql)),
         })
@@ -179,6 +182,7 @@ impl List for Search {
             &self.count_automated,
             &self.agents,
             &self.human,
+            &self.email_id,
         ]
     }
 

@@ -5,13 +5,14 @@ use test_support::http::{Answer, Connection, Request, get};
 
 use crate::support::*;
 
-const PRIVATE: [&str; 11] = [
+const PRIVATE: [&str; 12] = [
     "/dashboard/api/emails",
     "/dashboard/api/open-events",
     "/metrics/gmail-proxy-latency",
     "/metrics/suppress-signals",
     "/metrics/suppression-debug",
     "/dashboard/api/v1/emails",
+    "/dashboard/api/v1/charts",
     "/dashboard/api/v1/live",
     "/dashboard/api/v1/erasures",
     "/dashboard/api/v1/erasures/preview",
@@ -249,7 +250,7 @@ async fn the_page_is_strict_and_revalidated() {
         ),
         ("/dashboard/", "text/html; charset=utf-8", "/dashboard/app.js"),
         (
-            "/dashboard/app.js",
+            "/dashboard/session.js",
             "text/javascript; charset=utf-8",
             "/dashboard/session",
         ),

@@ -9,10 +9,12 @@
 
 mod access;
 mod automated;
+mod charts;
 mod diagnostics;
 mod emails;
 mod erasures;
 mod live;
+mod measure;
 mod open_events;
 mod outage;
 mod recorder;

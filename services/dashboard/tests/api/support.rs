@@ -252,90 +252,111 @@ impl Facts {
             .await
             .unwrap();
         for (email_id, email) in &emails {
-            client
-                .execute(
-                    "insert into tracked_emails (email_id, user_id, recipient, sent_at, first_opened_at, sender_email,
-                                                 open_count, hit_count, last_opened_at, credible_open_count,
-                                                 last_credible_open_at, human_open_count, last_human_open_at)
-                     values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
-                     on conflict (email_id) do update
-                     set open_count = $7, hit_count = $8, last_opened_at = $9, credible_open_count = $10,
-                         last_credible_open_at = $11, human_open_count = $12, last_human_open_at = $13",
-                    &[
-                        email_id,
-                        &email.user_id,
-                        &email.recipient,
-                        &email.sent_at,
-                        &Timestamptz(email.created_at),
-                        &email.sender_email,
-                        &email.open_count,
-                        &email.hit_count,
-                        &email.last_opened_at.map(Timestamptz),
-                        &email.credible_open_count,
-                        &email.last_credible_open_at.map(Timestamptz),
-                        &email.human_open_count,
-                        &email.last_human_open_at.map(Timestamptz),
-                    ],
-                )
-                .await
-                .unwrap();
+            store_email(client, email_id, email).await;
         }
         for fact in &self.facts {
             match fact {
-                Fact::Hit(hit) => {
-                    let verdict = &emails[&hit.token.email_id].verdicts[&hit.event_id];
-                    let agent = emails[&hit.token.email_id].agents[&hit.event_id];
-                    let mark = verdict.consumed_mark;
-                    client
-                        .execute(
-                            "insert into hits (email_id, opened_at, event_id, client_address, user_agent, referer_host,
-                                               dedup_key, google_proxy, is_duplicate, consumed_mark_at, consumed_mark_id,
-                                               compose_window, device_type, agent, confidence)
-                             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'other', $13, $14)
-                             on conflict do nothing",
-                            &[
-                                &hit.token.email_id,
-                                &Timestamptz(hit.opened_at),
-                                &hit.event_id,
-                                &hit.client_address,
-                                &hit.user_agent,
-                                &hit.referer_host,
-                                &hit.dedup_key().as_i64(),
-                                &tracking::agent::is_google_proxy_hit(hit.user_agent.as_deref(), hit.client_address),
-                                &verdict.is_duplicate,
-                                &mark.map(|mark| Timestamptz(mark.marked_at)),
-                                &mark.map(|mark| mark.mark_id),
-                                &verdict.compose_window,
-                                &agent.as_str(),
-                                &agent.confidence().as_str(),
-                            ],
-                        )
-                        .await
-                        .unwrap();
-                }
-                Fact::Mark(mark) => {
-                    let email = "insert into tracked_emails (email_id) values ($1) on conflict do nothing";
-                    client.execute(email, &[&mark.email_id]).await.unwrap();
-                    client
-                        .execute(
-                            "insert into marks (email_id, marked_at, mark_id, client_address, user_agent)
-                             values ($1, $2, $3, $4, $5) on conflict do nothing",
-                            &[
-                                &mark.email_id,
-                                &Timestamptz(mark.marked_at),
-                                &mark.mark_id,
-                                &mark.client_address,
-                                &mark.user_agent,
-                            ],
-                        )
-                        .await
-                        .unwrap();
-                }
+                Fact::Hit(hit) => store_hit(client, hit, &emails[&hit.token.email_id]).await,
+                Fact::Mark(mark) => store_mark(client, mark).await,
             }
         }
         raise_revision(client).await;
         client.batch_execute("commit").await.unwrap();
     }
+}
+
+async fn store_email(client: &Client, email_id: &str, email: &model::Email) {
+    client
+        .execute(
+            "insert into tracked_emails (email_id, user_id, recipient, sent_at, first_opened_at, sender_email,
+                                         open_count, hit_count, last_opened_at, credible_open_count,
+                                         last_credible_open_at, human_open_count, last_human_open_at,
+                                         sent_time, earliest_open_at, earliest_credible_open_at,
+                                         earliest_human_open_at)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+             on conflict (email_id) do update
+             set open_count = $7, hit_count = $8, last_opened_at = $9, credible_open_count = $10,
+                 last_credible_open_at = $11, human_open_count = $12, last_human_open_at = $13,
+                 sent_time = $14, earliest_open_at = $15, earliest_credible_open_at = $16,
+                 earliest_human_open_at = $17",
+            &[
+                &email_id,
+                &email.user_id,
+                &email.recipient,
+                &email.sent_at,
+                &Timestamptz(email.created_at),
+                &email.sender_email,
+                &email.open_count,
+                &email.hit_count,
+                &email.last_opened_at.map(Timestamptz),
+                &email.credible_open_count,
+                &email.last_credible_open_at.map(Timestamptz),
+                &email.human_open_count,
+                &email.last_human_open_at.map(Timestamptz),
+                &Timestamp::parse_iso(&email.sent_at).map(Timestamptz),
+                &email.earliest_open_at.map(Timestamptz),
+                &email.earliest_credible_open_at.map(Timestamptz),
+                &email.earliest_human_open_at.map(Timestamptz),
+            ],
+        )
+        .await
+        .unwrap();
+}
+
+async fn store_hit(client: &Client, hit: &Hit, email: &model::Email) {
+    let stale = "insert into stale_slots values (date_bin('15 minutes', $1, 'epoch'))";
+    client
+        .execute(stale, &[&Timestamptz(hit.opened_at)])
+        .await
+        .unwrap();
+    let verdict = &email.verdicts[&hit.event_id];
+    let agent = email.agents[&hit.event_id];
+    let mark = verdict.consumed_mark;
+    client
+        .execute(
+            "insert into hits (email_id, opened_at, event_id, client_address, user_agent, referer_host,
+                               dedup_key, google_proxy, is_duplicate, consumed_mark_at, consumed_mark_id,
+                               compose_window, device_type, agent, confidence)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'other', $13, $14)
+             on conflict do nothing",
+            &[
+                &hit.token.email_id,
+                &Timestamptz(hit.opened_at),
+                &hit.event_id,
+                &hit.client_address,
+                &hit.user_agent,
+                &hit.referer_host,
+                &hit.dedup_key().as_i64(),
+                &tracking::agent::is_google_proxy_hit(hit.user_agent.as_deref(), hit.client_address),
+                &verdict.is_duplicate,
+                &mark.map(|mark| Timestamptz(mark.marked_at)),
+                &mark.map(|mark| mark.mark_id),
+                &verdict.compose_window,
+                &agent.as_str(),
+                &agent.confidence().as_str(),
+            ],
+        )
+        .await
+        .unwrap();
+}
+
+async fn store_mark(client: &Client, mark: &Mark) {
+    let email = "insert into tracked_emails (email_id) values ($1) on conflict do nothing";
+    client.execute(email, &[&mark.email_id]).await.unwrap();
+    client
+        .execute(
+            "insert into marks (email_id, marked_at, mark_id, client_address, user_agent)
+             values ($1, $2, $3, $4, $5) on conflict do nothing",
+            &[
+                &mark.email_id,
+                &Timestamptz(mark.marked_at),
+                &mark.mark_id,
+                &mark.client_address,
+                &mark.user_agent,
+            ],
+        )
+        .await
+        .unwrap();
 }
 
 /// What a recorder worker does in each of its transactions.

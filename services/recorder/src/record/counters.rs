@@ -1,6 +1,6 @@
 //! What an email's row says about its hits: counters, the latest open, and its identity.
 
-use database::{Error, InStatement, Transaction};
+use database::{Error, InStatement, Timestamptz, Transaction};
 use tracking::{Timestamp, agents::Confidence};
 
 use super::{
@@ -9,8 +9,9 @@ use super::{
     verdicts::{Judged, JudgedHit},
 };
 
-/// For emails that something is stored near to. A withdrawn open that was the latest one leaves the question which one is
-/// now; only the hits know. They are written before this runs.
+/// For emails that something is stored near to. A withdrawn open that was the latest or the earliest one leaves the
+/// question which one is now; only the hits know. They are written before this runs. (Of the earliest ones each has a
+/// question of its own: where old hits are gone, another one's answer would be wrong.)
 pub(super) const UPDATE: &str = "-- record: update the emails
 update tracked_emails as email
 set hit_count = email.hit_count + change.hits,
@@ -32,9 +33,25 @@ set hit_count = email.hit_count + change.hits,
         where hit.email_id = email.email_id and hit.is_open and hit.confidence in ('human', 'likely')
           -- in shards: and hit.email_id = any($1)
       ) else change.last_human_open_at end,
+    earliest_open_at = case when change.look_up_earliest_open then (
+        select min(hit.opened_at) from hits as hit
+        where hit.email_id = email.email_id and hit.is_open
+          -- in shards: and hit.email_id = any($1)
+      ) else change.earliest_open_at end,
+    earliest_credible_open_at = case when change.look_up_earliest_credible_open then (
+        select min(hit.opened_at) from hits as hit
+        where hit.email_id = email.email_id and hit.is_open and hit.confidence <> 'automated'
+          -- in shards: and hit.email_id = any($1)
+      ) else change.earliest_credible_open_at end,
+    earliest_human_open_at = case when change.look_up_earliest_human_open then (
+        select min(hit.opened_at) from hits as hit
+        where hit.email_id = email.email_id and hit.is_open and hit.confidence in ('human', 'likely')
+          -- in shards: and hit.email_id = any($1)
+      ) else change.earliest_human_open_at end,
     user_id = coalesce(change.user_id, email.user_id),
     recipient = coalesce(change.recipient, email.recipient),
     sent_at = coalesce(change.sent_at, email.sent_at),
+    sent_time = case when change.sent_at is null then email.sent_time else change.sent_time end,
     first_opened_at = coalesce(change.first_opened_at, email.first_opened_at),
     first_event_id = coalesce(change.first_event_id, email.first_event_id),
     sender_email = coalesce(change.sender_email, email.sender_email),
@@ -44,12 +61,16 @@ from unnest(
     $1::text[], $2::bigint[], $3::bigint[], $4::boolean[], $5::timestamptz[],
     $6::text[], $7::text[], $8::text[], $9::timestamptz[], $10::uuid[],
     $11::text[], $12::timestamptz[], $13::uuid[],
-    $14::bigint[], $15::timestamptz[], $16::bigint[], $17::timestamptz[]
+    $14::bigint[], $15::timestamptz[], $16::bigint[], $17::timestamptz[],
+    $18::timestamptz[], $19::timestamptz[], $20::boolean[], $21::timestamptz[], $22::boolean[],
+    $23::timestamptz[], $24::boolean[]
   ) as change (
     email_id, hits, opens, look_up_last, last_opened_at,
     user_id, recipient, sent_at, first_opened_at, first_event_id,
     sender_email, sender_opened_at, sender_event_id,
-    credible_opens, last_credible_open_at, human_opens, last_human_open_at)
+    credible_opens, last_credible_open_at, human_opens, last_human_open_at,
+    sent_time, earliest_open_at, look_up_earliest_open, earliest_credible_open_at, look_up_earliest_credible_open,
+    earliest_human_open_at, look_up_earliest_human_open)
 where email.email_id = change.email_id
   -- in shards: and email.email_id = any($1)";
 
@@ -60,6 +81,7 @@ pub(super) struct Change<'a> {
     pub(super) hits: i64,
     pub(super) opens: Opens<i64>,
     pub(super) last_opened_at: LastOpenedAt,
+    pub(super) earliest_open_at: Opens<EarliestOpenAt>,
     /// The batch's latest hit and mark.
     pub(super) last_hit_at: Option<Timestamp>,
     pub(super) last_marked_at: Option<Timestamp>,
@@ -77,12 +99,39 @@ pub(super) struct Opens<T> {
     pub(super) human: T,
 }
 
+impl<T> Opens<T> {
+    fn map<U>(self, into: impl Fn(T) -> U) -> Opens<U> {
+        Opens {
+            all: into(self.all),
+            credible: into(self.credible),
+            human: into(self.human),
+        }
+    }
+}
+
 /// When the latest opens are, after the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LastOpenedAt {
     Are(Opens<Option<Timestamp>>),
     /// A latest one was withdrawn.
     LookUp,
+}
+
+/// When the earliest open is, after the batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EarliestOpenAt {
+    Is(Option<Timestamp>),
+    /// It was withdrawn.
+    LookUp,
+}
+
+impl EarliestOpenAt {
+    pub(super) fn known(self) -> Option<Timestamptz> {
+        match self {
+            Self::Is(at) => at.map(Timestamptz::from),
+            Self::LookUp => None,
+        }
+    }
 }
 
 /// What changes about the emails that something is stored near to, beyond the hits of the batch, which are counted.
@@ -109,6 +158,7 @@ impl Change<'_> {
         self.hits != 0
             || self.opens != Opens::default()
             || self.last_opened_at != LastOpenedAt::Are(known.last_opened_at)
+            || self.earliest_open_at != known.earliest_open_at.map(EarliestOpenAt::Is)
             || self.first.is_some()
             || self.sender.is_some()
     }
@@ -138,6 +188,21 @@ pub(super) fn change<'a>(known: &KnownEmail, judged: &'a Judged<'a>) -> Change<'
         hits: count(judged.new_hits.len()),
         opens: opens(&gained, &withdrawn),
         last_opened_at: last_opened_at(known.last_opened_at, &gained, &withdrawn),
+        earliest_open_at: Opens {
+            all: earliest(known.earliest_open_at.all, &gained, &withdrawn, |_| true),
+            credible: earliest(
+                known.earliest_open_at.credible,
+                &gained,
+                &withdrawn,
+                |confidence| !confidence.is_automated(),
+            ),
+            human: earliest(
+                known.earliest_open_at.human,
+                &gained,
+                &withdrawn,
+                Confidence::is_human,
+            ),
+        },
         last_hit_at: judged.new_hits.last().map(|hit| hit.described.hit.opened_at),
         last_marked_at: judged.new_marks.last().map(|mark| mark.marked_at),
         first: judged.new_hits.first().filter(|hit| is_earlier(hit, known.first)),
@@ -192,6 +257,27 @@ fn last_opened_at(known: Opens<Option<Timestamp>>, gained: &[Open], withdrawn: &
     }
 }
 
+fn earliest(
+    known: Option<Timestamp>,
+    gained: &[Open],
+    withdrawn: &[Open],
+    whose: fn(Confidence) -> bool,
+) -> EarliestOpenAt {
+    let of = |opens: &[Open]| -> Vec<Timestamp> {
+        let wanted = opens.iter().filter(|(_, confidence)| whose(*confidence));
+        wanted.map(|(at, _)| *at).collect()
+    };
+    let gained = of(gained).into_iter().min();
+    let Some(known) = known else {
+        return EarliestOpenAt::Is(gained);
+    };
+    match gained {
+        Some(gained) if gained <= known => EarliestOpenAt::Is(Some(gained)),
+        _ if of(withdrawn).contains(&known) => EarliestOpenAt::LookUp,
+        _ => EarliestOpenAt::Is(Some(known)),
+    }
+}
+
 /// Writes the changes.
 pub(super) async fn apply(
     tx: &Transaction<'_>,
@@ -206,6 +292,12 @@ pub(super) async fn apply(
         .iter()
         .map(|change| change.last_opened_at == LastOpenedAt::LookUp)
         .collect();
+    let look_up = |whose: fn(&Opens<EarliestOpenAt>) -> EarliestOpenAt| -> Vec<bool> {
+        let changes = changes.iter().map(|change| whose(&change.earliest_open_at));
+        changes
+            .map(|earliest| earliest == EarliestOpenAt::LookUp)
+            .collect()
+    };
     tx.execute(
         &statements.update_emails,
         &[
@@ -226,6 +318,13 @@ pub(super) async fn apply(
             &columns.last_opened_at.credible,
             &columns.opens.human,
             &columns.last_opened_at.human,
+            &columns.sent_time,
+            &columns.earliest_open_at.all,
+            &look_up(|earliest| earliest.all),
+            &columns.earliest_open_at.credible,
+            &look_up(|earliest| earliest.credible),
+            &columns.earliest_open_at.human,
+            &look_up(|earliest| earliest.human),
         ],
     )
     .await
@@ -275,6 +374,33 @@ mod tests {
         assert_eq!(last(&[9], &[9], &[9]), is(9));
         assert_eq!(last(&[9], &[10], &[9]), is(10));
     }
+
+    #[test]
+    fn the_earliest_open_is_looked_up_only_when_it_was_withdrawn() {
+        let by_people = |millis: &[i64]| -> Vec<Open> {
+            let at = millis.iter().copied().map(Timestamp::from_millis);
+            at.map(|at| (at, Confidence::Human)).collect()
+        };
+        let earliest = |known: Option<i64>, gained: &[i64], withdrawn: &[i64]| {
+            let known = known.map(Timestamp::from_millis);
+            earliest(
+                known,
+                &by_people(gained),
+                &by_people(withdrawn),
+                Confidence::is_human,
+            )
+        };
+        let is = |millis| EarliestOpenAt::Is(Some(Timestamp::from_millis(millis)));
+        assert_eq!(earliest(None, &[], &[]), EarliestOpenAt::Is(None));
+        assert_eq!(earliest(None, &[5, 3, 4], &[]), is(3));
+        assert_eq!(earliest(Some(3), &[9], &[]), is(3));
+        assert_eq!(earliest(Some(3), &[2], &[]), is(2));
+        assert_eq!(earliest(Some(3), &[], &[9]), is(3));
+        assert_eq!(earliest(Some(3), &[4], &[3]), EarliestOpenAt::LookUp);
+        assert_eq!(earliest(Some(3), &[2], &[3]), is(2));
+        assert_eq!(earliest(Some(3), &[3], &[3]), is(3));
+    }
+
     #[test]
     fn each_open_is_counted_for_those_it_is_by() {
         let at = Timestamp::from_millis;

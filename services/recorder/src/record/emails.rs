@@ -4,7 +4,7 @@
 //! the batch alone; so it is judged first, and the statement that locks the rows counts it as well, where its row says that
 //! this is so.
 
-use std::pin::pin;
+use std::{ops::RangeInclusive, pin::pin};
 
 use database::{Error, InStatement, Timestamptz, Transaction};
 use futures::TryStreamExt;
@@ -56,15 +56,26 @@ set hit_count = email.hit_count + change.hits,
     last_human_open_at = greatest(email.last_human_open_at, case when ",
     in_order!(),
     " then change.last_human_open_at end),
+    earliest_open_at = coalesce(email.earliest_open_at, case when ",
+    in_order!(),
+    " then change.earliest_open_at end),
+    earliest_credible_open_at = coalesce(email.earliest_credible_open_at, case when ",
+    in_order!(),
+    " then change.earliest_credible_open_at end),
+    earliest_human_open_at = coalesce(email.earliest_human_open_at, case when ",
+    in_order!(),
+    " then change.earliest_human_open_at end),
     counted_by = case when ",
     in_order!(),
     " then $1::bigint else email.counted_by end
 from unnest(
     $2::int[], $3::text[], $4::timestamptz[], $5::boolean[], $6::bigint[], $7::timestamptz[], $8::timestamptz[],
-    $9::bigint[], $10::timestamptz[], $11::bigint[], $12::timestamptz[], $13::bigint[], $14::timestamptz[]
+    $9::bigint[], $10::timestamptz[], $11::bigint[], $12::timestamptz[], $13::bigint[], $14::timestamptz[],
+    $15::timestamptz[], $16::timestamptz[], $17::timestamptz[]
   ) as change (
     email, email_id, reaches_back_to, names_sender, hits, last_hit_at, last_marked_at,
-    opens, last_opened_at, credible_opens, last_credible_open_at, human_opens, last_human_open_at)
+    opens, last_opened_at, credible_opens, last_credible_open_at, human_opens, last_human_open_at,
+    earliest_open_at, earliest_credible_open_at, earliest_human_open_at)
 where email.email_id = change.email_id
   -- in shards: and email.email_id = any($3)
 returning change.email, coalesce(email.counted_by = $1, false),
@@ -75,7 +86,10 @@ returning change.email, coalesce(email.counted_by = $1, false),
   case when email.counted_by = $1 then null else email.sender_event_id end,
   case when email.counted_by = $1 then null else email.last_opened_at end,
   case when email.counted_by = $1 then null else email.last_credible_open_at end,
-  case when email.counted_by = $1 then null else email.last_human_open_at end"
+  case when email.counted_by = $1 then null else email.last_human_open_at end,
+  case when email.counted_by = $1 then null else email.earliest_open_at end,
+  case when email.counted_by = $1 then null else email.earliest_credible_open_at end,
+  case when email.counted_by = $1 then null else email.earliest_human_open_at end"
 );
 
 /// The rows are inserted in the order of the ids, so that two recorders that meet the same new emails wait for each other
@@ -85,12 +99,14 @@ insert into tracked_emails (
   email_id, hit_count, open_count, last_opened_at, last_hit_at, last_marked_at,
   user_id, recipient, sent_at, first_opened_at, first_event_id,
   sender_email, sender_opened_at, sender_event_id,
-  credible_open_count, last_credible_open_at, human_open_count, last_human_open_at)
+  credible_open_count, last_credible_open_at, human_open_count, last_human_open_at,
+  sent_time, earliest_open_at, earliest_credible_open_at, earliest_human_open_at)
 select * from unnest(
   $1::text[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[],
   $7::text[], $8::text[], $9::text[], $10::timestamptz[], $11::uuid[],
   $12::text[], $13::timestamptz[], $14::uuid[],
-  $15::bigint[], $16::timestamptz[], $17::bigint[], $18::timestamptz[]) as new (email_id)
+  $15::bigint[], $16::timestamptz[], $17::bigint[], $18::timestamptz[],
+  $19::timestamptz[], $20::timestamptz[], $21::timestamptz[], $22::timestamptz[]) as new (email_id)
 order by new.email_id collate \"C\"
 on conflict (email_id) do nothing";
 
@@ -119,6 +135,8 @@ pub(super) struct KnownEmail {
     pub(super) sender: Option<HitKey>,
     /// When its latest opens were.
     pub(super) last_opened_at: Opens<Option<Timestamp>>,
+    /// When its earliest opens were.
+    pub(super) earliest_open_at: Opens<Option<Timestamp>>,
 }
 
 /// Locks the batch's emails as far as they are known, and counts `changes`, each email's change if nothing near is
@@ -143,7 +161,7 @@ pub(super) async fn count(
         .collect();
     let counted_by: i64 = rand::random();
     let mut standings = vec![Standing::New; changes.len()];
-    let parameters: [&(dyn ToSql + Sync); 14] = [
+    let parameters: [&(dyn ToSql + Sync); 17] = [
         &counted_by,
         &numbers,
         &columns.email_id,
@@ -158,6 +176,9 @@ pub(super) async fn count(
         &columns.last_opened_at.credible,
         &columns.opens.human,
         &columns.last_opened_at.human,
+        &columns.earliest_open_at.all,
+        &columns.earliest_open_at.credible,
+        &columns.earliest_open_at.human,
     ];
     let rows = tx
         .query_raw(&statements.count_emails, parameters)
@@ -185,6 +206,11 @@ fn read(row: &Row) -> Result<Standing, Error> {
             all: time(row, 7)?,
             credible: time(row, 8)?,
             human: time(row, 9)?,
+        },
+        earliest_open_at: Opens {
+            all: time(row, 10)?,
+            credible: time(row, 11)?,
+            human: time(row, 12)?,
         },
     }))
 }
@@ -244,6 +270,10 @@ pub(super) async fn add(
                 &columns.last_opened_at.credible,
                 &columns.opens.human,
                 &columns.last_opened_at.human,
+                &columns.sent_time,
+                &columns.earliest_open_at.all,
+                &columns.earliest_open_at.credible,
+                &columns.earliest_open_at.human,
             ],
         )
         .await
@@ -254,6 +284,10 @@ pub(super) async fn add(
     Ok(added)
 }
 
+/// The times that the database can hold; what a token says may be beyond.
+const STORABLE: RangeInclusive<Timestamp> =
+    Timestamp::from_millis(-62_135_596_800_000)..=Timestamp::from_millis(253_402_300_799_999);
+
 /// What changes say, as the columns of a table.
 #[derive(Default)]
 pub(super) struct Columns<'a> {
@@ -261,11 +295,13 @@ pub(super) struct Columns<'a> {
     pub(super) hits: Vec<i64>,
     pub(super) opens: Opens<Vec<i64>>,
     pub(super) last_opened_at: Opens<Vec<Option<Timestamptz>>>,
+    pub(super) earliest_open_at: Opens<Vec<Option<Timestamptz>>>,
     pub(super) last_hit_at: Vec<Option<Timestamptz>>,
     pub(super) last_marked_at: Vec<Option<Timestamptz>>,
     pub(super) user_id: Vec<Option<&'a str>>,
     pub(super) recipient: Vec<Option<&'a str>>,
     pub(super) sent_at: Vec<Option<&'a str>>,
+    pub(super) sent_time: Vec<Option<Timestamptz>>,
     pub(super) first_opened_at: Vec<Option<Timestamptz>>,
     pub(super) first_event_id: Vec<Option<Uuid>>,
     pub(super) sender_email: Vec<Option<&'a str>>,
@@ -300,6 +336,10 @@ impl<'a> Columns<'a> {
                 .last_opened_at
                 .human
                 .push(last.human.map(Timestamptz::from));
+            let earliest = change.earliest_open_at;
+            columns.earliest_open_at.all.push(earliest.all.known());
+            columns.earliest_open_at.credible.push(earliest.credible.known());
+            columns.earliest_open_at.human.push(earliest.human.known());
             columns
                 .last_hit_at
                 .push(change.last_hit_at.map(Timestamptz::from));
@@ -311,6 +351,12 @@ impl<'a> Columns<'a> {
                 .recipient
                 .push(first.map(|hit| hit.token.recipient.as_str()));
             columns.sent_at.push(first.map(|hit| hit.token.sent_at.as_str()));
+            let sent_time = first.and_then(|hit| Timestamp::parse_iso(&hit.token.sent_at));
+            columns.sent_time.push(
+                sent_time
+                    .filter(|at| STORABLE.contains(at))
+                    .map(Timestamptz::from),
+            );
             columns
                 .first_opened_at
                 .push(first.map(|hit| hit.opened_at.into()));

@@ -124,6 +124,7 @@ impl Work for Recording<'_> {
             hits::insert(tx, statements, judged),
             verdicts::correct(tx, statements, judged),
             counters::apply(tx, statements, changes),
+            revisions::mark_slots(tx, statements, self, judged),
             revisions::raise(tx, statements, self, judged),
             opens::leave(tx, outbox, judged),
         )?;

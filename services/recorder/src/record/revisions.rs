@@ -1,11 +1,11 @@
-//! Whether anything that a list shows has changed.
+//! Whether anything that a list or a chart shows has changed.
 
 use std::ops::RangeInclusive;
 
 use database::{Error, InStatement, Transaction};
 
 use super::{Recording, Statements, verdicts::Judged};
-use crate::shards::Layout;
+use crate::{shards::Layout, slots::slots_of};
 
 /// Last of the transaction: whoever raises the same row waits for a commit and for nothing else.
 pub(super) const RAISE: &str = "-- record: raise the writer's revision
@@ -32,13 +32,43 @@ pub(super) async fn raise(
     recording: &Recording<'_>,
     judged: &[Judged<'_>],
 ) -> Result<(), Error> {
-    let has_changed = judged
-        .iter()
-        .any(|email| !email.new_hits.is_empty() || !email.corrected.is_empty());
-    if has_changed || recording.layout == Layout::Sharded {
+    if has_changed(judged) || recording.layout == Layout::Sharded {
         tx.execute(&statements.raise_revision, &[&recording.writer, &step()])
             .await
             .in_statement("raise_revision")?;
+    }
+    Ok(())
+}
+
+fn has_changed(judged: &[Judged<'_>]) -> bool {
+    judged
+        .iter()
+        .any(|email| !email.new_hits.is_empty() || !email.corrected.is_empty())
+}
+
+/// Says which slots are stale by what changes about hits, for charts; in shards in any case, as above.
+pub(super) async fn mark_slots(
+    tx: &Transaction<'_>,
+    statements: &Statements,
+    recording: &Recording<'_>,
+    judged: &[Judged<'_>],
+) -> Result<(), Error> {
+    let corrected = || {
+        judged
+            .iter()
+            .flat_map(|email| &email.corrected)
+            .map(|hit| hit.key.opened_at)
+    };
+    let slots = if recording.layout == Layout::Sharded {
+        slots_of(recording.batch.hit_times().chain(corrected()))
+    } else {
+        let new_hits = judged.iter().flat_map(|email| &email.new_hits);
+        slots_of(new_hits.map(|hit| hit.described.hit.opened_at).chain(corrected()))
+    };
+    if !slots.is_empty() {
+        tx.execute(&statements.mark_slots, &[&slots])
+            .await
+            .in_statement("mark_slots")?;
     }
     Ok(())
 }

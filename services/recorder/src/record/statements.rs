@@ -4,7 +4,7 @@ use database::{Error, Transaction};
 use tokio_postgres::Statement;
 
 use super::{counters, emails, hits, marks, revisions, verdicts};
-use crate::{erase, shards::Layout};
+use crate::{erase, shards::Layout, slots};
 
 /// Statements are sent together and must run in the order sent. Were one of them prepared in between, those after it
 /// would overtake it; so all are prepared first. Each connection keeps them.
@@ -18,6 +18,7 @@ pub(super) struct Statements {
     pub(super) insert_hits: Statement,
     pub(super) correct_hits: Statement,
     pub(super) update_emails: Statement,
+    pub(super) mark_slots: Statement,
     pub(super) raise_revision: Statement,
 }
 
@@ -35,6 +36,7 @@ impl Statements {
             insert_hits: prepare(hits::INSERT).await?,
             correct_hits: prepare(verdicts::CORRECT).await?,
             update_emails: prepare(counters::UPDATE).await?,
+            mark_slots: prepare(slots::MARK).await?,
             raise_revision: prepare(revisions::RAISE).await?,
         })
     }
