@@ -2,6 +2,7 @@
 // Everything that comes from outside is put into the page as text, never as markup.
 
 import { offerErasing, setUpErasing, stopErasing } from "/dashboard/erase.js";
+import { offerExport } from "/dashboard/export.js";
 
 const PAGE_ROWS = 50;
 const REFRESH_MS = 10_000;
@@ -440,6 +441,8 @@ for (const form of ["email-filters", "open-filters"]) {
   $(form).addEventListener("submit", (event) => event.preventDefault());
 }
 
+offerExport("emails", filters);
+offerExport("opens", lists.opens.parameters);
 setUpErasing({ csrf: () => session?.csrf ?? "", erased: changed });
 
 const tabs = [...document.querySelectorAll('[role="tab"]')];

@@ -1,4 +1,4 @@
-//! The dashboard page: three files that the browser loads, compiled in. It asks nobody else for anything.
+//! The dashboard page: the files that the browser loads, compiled in. It asks nobody else for anything.
 
 use axum::{
     body::Body,
@@ -31,6 +31,11 @@ pub(crate) const APP: Asset = Asset {
     content: include_str!("app.js"),
     content_type: "text/javascript; charset=utf-8",
 };
+/// What it lets people keep.
+pub(crate) const EXPORT: Asset = Asset {
+    content: include_str!("export.js"),
+    content_type: "text/javascript; charset=utf-8",
+};
 /// How it erases.
 pub(crate) const ERASE: Asset = Asset {
     content: include_str!("erase.js"),
@@ -40,6 +45,11 @@ pub(crate) const ERASE: Asset = Asset {
 pub(crate) const STYLE: Asset = Asset {
     content: include_str!("style.css"),
     content_type: "text/css; charset=utf-8",
+};
+/// What the API is, for programs.
+pub(crate) const OPENAPI: Asset = Asset {
+    content: include_str!("../../../../docs/openapi.json"),
+    content_type: "application/json",
 };
 /// Its icon.
 pub(crate) const ICON: Asset = Asset {

@@ -10,8 +10,10 @@
 mod access;
 mod automated;
 mod diagnostics;
+mod document;
 mod emails;
 mod erasures;
+mod export;
 mod live;
 mod open_events;
 mod outage;
