@@ -6,7 +6,7 @@ RUN --mount=type=cache,id=email-tracker-registry,target=/usr/local/cargo/registr
     --mount=type=cache,id=email-tracker-target,target=/src/target,sharing=locked <<COMMANDS
 set -eu
 # cargo goes by time stamps, and the cached target may be newer than files that an older checkout brings.
-find crates proto services -type f -exec touch {} +
+find crates docs proto services -type f -exec touch {} +
 cargo build --release --locked -p pixel -p recorder -p dashboard -p email-tracker
 install -D -t /out target/release/pixel target/release/recorder target/release/dashboard target/release/email-tracker
 COMMANDS

@@ -1,5 +1,5 @@
 //! What tests of several crates share: a private PostgreSQL, a TCP proxy that fails on demand, our own programs as
-//! child processes, a raw HTTP client, waiting without sleeping. For `[dev-dependencies]` only; all of it panics,
+//! child processes, a raw HTTP client, a browser, waiting without sleeping. For `[dev-dependencies]` only; all of it panics,
 //! with a message that says what is wrong, where a test could not go on.
 //!
 //! ```no_run
@@ -43,6 +43,7 @@
     reason = "a test's helper fails the test by panicking"
 )]
 
+mod browser;
 mod fault_proxy;
 pub mod http;
 mod net;
@@ -55,6 +56,7 @@ mod watchdog;
 /// SQL for an owner or superuser that makes a database look like one with Citus in it.
 pub const CITUS_STAND_IN: &str = include_str!("citus_stand_in.sql");
 
+pub use browser::Browser;
 pub use fault_proxy::{Direction, FaultProxy};
 pub use net::free_port;
 pub use postgres::{OWNER, OWNER_PASSWORD, PgBouncer, PrivatePostgres, TestDatabase};

@@ -13,6 +13,9 @@ use axum::{
 use database::Database;
 use serde::Serialize;
 use tokio::{sync::Mutex, time::timeout};
+use utoipa::ToSchema;
+
+use crate::openapi::schemas;
 
 /// Longest that a check waits for the database.
 const PATIENCE: Duration = Duration::from_millis(1_500);
@@ -30,10 +33,13 @@ pub(crate) struct Health {
 type Finding = (Instant, Result<(), String>);
 
 /// The body of `/dashboard/health`.
-#[derive(Serialize)]
-struct Body {
+#[derive(Serialize, ToSchema)]
+#[schema(as = DashboardHealth)]
+pub(crate) struct Body {
+    #[schema(schema_with = schemas::status)]
     status: &'static str,
     ok: bool,
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'static str>,
 }

@@ -9,8 +9,10 @@
 //! | `/metrics/suppress-signals`, `/metrics/suppression-debug` | `diagnostics::signals` |
 //! | `/dashboard/api/v1/emails` | `api::search`, streamed by `api::list` |
 //! | `/dashboard/api/v1/charts` | `api::charts` |
+//! | `/dashboard/api/v1/export/…` | `api::export`, streamed by `api::list` |
 //! | `/dashboard/api/v1/live` | `live` |
 //! | `/dashboard/api/v1/erasures` | `api::erasures` |
+//! | `/dashboard/api/v1/openapi.json` | `page`, from docs/openapi.json; `openapi` says what the dashboard adds to it |
 //! | `/dashboard/session` | `session` |
 //! | `/dashboard` and what it loads | `page` |
 //! | `/dashboard/health` | `health` |
@@ -18,10 +20,12 @@
 mod api;
 mod auth;
 mod diagnostics;
+mod failures;
 mod health;
 mod http;
 mod live;
 mod metrics;
+mod openapi;
 mod page;
 mod session;
 mod settings;
@@ -39,11 +43,11 @@ use crate::{
     api::{charts::READ_CHARTS, erasures},
     auth::Tokens,
     diagnostics::{latency::ReadLatencies, signals::ReadSignals},
+    failures::{Failures, Guesses},
     health::Health,
     http::Dashboard,
     live::Live,
     metrics::Metrics,
-    session::Failures,
 };
 
 pub use settings::{SETTINGS, Settings};
@@ -55,6 +59,15 @@ const LIMITS: Limits = Limits {
     head_time: std::time::Duration::from_secs(75),
     lanes: Lanes::None,
 };
+
+/// Whoever may ask may guess; 16 random characters are out of reach.
+const SHORT_TOKEN: usize = 16;
+
+/// What the dashboard adds to the OpenAPI document: its `paths` and `components`.
+#[must_use]
+pub fn openapi() -> serde_json::Value {
+    openapi::document()
+}
 
 /// Runs the dashboard until `surroundings.stop`. It starts without its database, and is ready once that answers.
 pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Result<()> {
@@ -77,12 +90,20 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         database: database.clone(),
         clock,
         failures: Failures::default(),
+        guesses: Guesses::default(),
         live: live.clone(),
         count_automated: settings.count_automated,
         recorder: settings.recorder.as_ref().map(Users::new),
     };
     if dashboard.tokens.is_empty() {
         tracing::warn!("DASHBOARD_TOKEN is not set: every request for data is refused");
+    }
+    if settings
+        .tokens
+        .iter()
+        .any(|token| token.expose().len() < SHORT_TOKEN)
+    {
+        tracing::warn!("a dashboard token is shorter than {SHORT_TOKEN} characters: it can be guessed");
     }
     let router = http::router(dashboard);
     let grace = settings.common.grace;

@@ -8,7 +8,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     extract::State,
-    http::{HeaderMap, HeaderName, StatusCode},
+    http::{HeaderMap, HeaderName, StatusCode, header},
     response::{
         IntoResponse, Response,
         sse::{Event, KeepAlive, Sse},
@@ -137,10 +137,9 @@ pub(crate) async fn listen(
     live.state.send_replace(Some(state));
     let events = Sse::new(stream::unfold(listener, Listener::next));
     // nginx would hold events back.
-    let unbuffered = [(HeaderName::from_static("x-accel-buffering"), "no")];
-    Ok((
-        unbuffered,
-        events.keep_alive(KeepAlive::new().interval(KEEP_ALIVE)),
-    )
-        .into_response())
+    let headers = [
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    Ok((headers, events.keep_alive(KeepAlive::new().interval(KEEP_ALIVE))).into_response())
 }

@@ -26,8 +26,12 @@ pub(crate) enum Route {
     Search,
     /// The charts.
     Charts,
+    /// A list as a file.
+    Export,
     /// Listening to changes.
     Live,
+    /// The API's description.
+    Document,
     /// Erasing, and what was erased.
     Erasures,
     /// Logging in and out.
@@ -43,12 +47,14 @@ pub(crate) enum Route {
 }
 
 impl Route {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::Emails,
         Self::OpenEvents,
         Self::Search,
         Self::Charts,
+        Self::Export,
         Self::Live,
+        Self::Document,
         Self::Erasures,
         Self::Session,
         Self::Diagnostics,
@@ -68,6 +74,8 @@ impl Route {
             "/dashboard/api/v1/emails" => Self::Search,
             "/dashboard/api/v1/charts" => Self::Charts,
             "/dashboard/api/v1/live" => Self::Live,
+            "/dashboard/api/v1/openapi.json" => Self::Document,
+            _ if path.starts_with("/dashboard/api/v1/export/") => Self::Export,
             "/dashboard/api/v1/erasures" | "/dashboard/api/v1/erasures/preview" => Self::Erasures,
             "/dashboard/session" => Self::Session,
             "/dashboard/health" => Self::Health,
@@ -85,7 +93,9 @@ impl Route {
             Self::OpenEvents => "open_events",
             Self::Search => "search",
             Self::Charts => "charts",
+            Self::Export => "export",
             Self::Live => "live",
+            Self::Document => "document",
             Self::Erasures => "erasures",
             Self::Session => "session",
             Self::Diagnostics => "diagnostics",
@@ -131,6 +141,26 @@ impl StreamEnd {
     }
 }
 
+/// Where a wrong token was shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// In the header.
+    InHeader,
+    /// To log in.
+    AtLogIn,
+}
+
+impl Shown {
+    const ALL: [Self; 2] = [Self::InHeader, Self::AtLogIn];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::InHeader => "header",
+            Self::AtLogIn => "log_in",
+        }
+    }
+}
+
 const STATUS_CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
 
 /// The instruments; clones share them.
@@ -141,6 +171,7 @@ pub(crate) struct Metrics {
     not_modified: Counter<u64>,
     rows: Counter<u64>,
     streams: Counter<u64>,
+    wrong_tokens: Counter<u64>,
 }
 
 impl Metrics {
@@ -172,6 +203,10 @@ impl Metrics {
                 "email_tracker.dashboard.streams",
                 "Lists sent in parts, by how they ended; all but `complete` were cut off",
             ),
+            wrong_tokens: counter(
+                "email_tracker.dashboard.wrong_tokens",
+                "Wrong tokens, by where they were shown; many mean that somebody guesses, or uses an old one",
+            ),
         };
         for route in Route::ALL {
             for class in STATUS_CLASSES {
@@ -187,7 +222,17 @@ impl Metrics {
         for end in StreamEnd::ALL {
             metrics.streams.add(0, &[KeyValue::new("end", end.label())]);
         }
+        for shown in Shown::ALL {
+            let label = [KeyValue::new("where", shown.label())];
+            metrics.wrong_tokens.add(0, &label);
+        }
         metrics
+    }
+
+    /// A wrong token was shown.
+    pub(crate) fn wrong_token(&self, shown: Shown) {
+        let label = [KeyValue::new("where", shown.label())];
+        self.wrong_tokens.add(1, &label);
     }
 
     /// A request was answered.

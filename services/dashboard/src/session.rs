@@ -5,16 +5,10 @@
 //! stored of a session but the generation that all have: at log-out the recorder makes it another one. What changes
 //! something needs the session's CSRF token too, which the page asks for and other sites cannot read.
 
-use std::{
-    collections::HashMap,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
-};
-
 use axum::{
     Json,
     body::Bytes,
-    extract::{ConnectInfo, State, rejection::BytesRejection},
+    extract::{State, rejection::BytesRejection},
     http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -25,26 +19,27 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use tracking::Timestamp;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::{api::errors::ApiError, auth::TOKEN_HEADER, http::Dashboard};
+use crate::{
+    api::{errors::ApiError, list::IsoTime},
+    auth::TOKEN_HEADER,
+    failures::client_of,
+    http::Dashboard,
+    metrics::Shown,
+    openapi::schemas,
+};
 
 /// The cookie's name.
-const COOKIE: &str = "email-tracker-session";
+pub(crate) const COOKIE: &str = "email-tracker-session";
 /// The header that carries the session's CSRF token.
-const CSRF_HEADER: &str = "x-csrf-token";
+pub(crate) const CSRF_HEADER: &str = "x-csrf-token";
 const GENERATION: &str = "-- sessions: which hold
 select generation from dashboard_sessions";
 
 /// A week, in milliseconds.
 const LIFETIME_MS: i64 = 7 * 24 * 60 * 60 * 1_000;
-
-/// How often an address may give a wrong token within [`WINDOW_MS`].
-const MOST_FAILURES: u32 = 10;
-/// Ten minutes, in milliseconds.
-const WINDOW_MS: i64 = 10 * 60 * 1_000;
-/// How many addresses are remembered; beyond, the one that failed longest ago is forgotten.
-const MOST_ADDRESSES: usize = 4_096;
 
 /// The key of one token's sessions.
 pub(crate) type Key = [u8; 32];
@@ -158,18 +153,24 @@ pub(crate) fn is_own_page(headers: &HeaderMap) -> bool {
 }
 
 /// What the page is told of its session.
-#[derive(Serialize)]
-struct Opened<'s> {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Session)]
+pub(crate) struct Opened<'s> {
+    #[schema(schema_with = schemas::always_true)]
     ok: bool,
+    /// What to send in `X-CSRF-Token` with whatever changes something.
+    #[schema(min_length = 1)]
     csrf_token: &'s str,
+    #[schema(value_type = IsoTime)]
     expires_at: String,
-    /// Whether there is a recorder to ask.
+    /// Whether there is a recorder to ask for it.
     can_erase: bool,
 }
 
 /// What is sent to log in.
-#[derive(Deserialize)]
-struct Credentials {
+#[derive(Deserialize, ToSchema)]
+pub(crate) struct Credentials {
+    /// The value of `DASHBOARD_TOKEN`.
     token: String,
 }
 
@@ -194,6 +195,7 @@ pub(crate) async fn log_in(
     let given: Credentials = read_json(&headers, body, "The body must be {\"token\":\"…\"}")?;
     let Some(key) = dashboard.tokens.key_of(&given.token) else {
         dashboard.failures.note(client, now);
+        dashboard.metrics.wrong_token(Shown::AtLogIn);
         return Err(ApiError::Unauthorized);
     };
     let (session, value) = Session::begin(&key, read_generation(&dashboard.database).await?, now);
@@ -307,68 +309,6 @@ fn set_cookie(
     Ok([(header::SET_COOKIE, cookie), (header::CACHE_CONTROL, no_store)])
 }
 
-/// Who gave too many wrong tokens. Clones share it.
-#[derive(Clone, Default)]
-pub(crate) struct Failures(Arc<Mutex<HashMap<IpAddr, Failed>>>);
-
-struct Failed {
-    first: Timestamp,
-    count: u32,
-}
-
-impl Failed {
-    const fn ends(&self) -> i64 {
-        self.first.as_millis().saturating_add(WINDOW_MS)
-    }
-}
-
-impl Failures {
-    /// For how many seconds `client` may not try again, if so.
-    fn wait(&self, client: IpAddr, now: Timestamp) -> Option<i64> {
-        let failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed = failures
-            .get(&client)
-            .filter(|failed| failed.count >= MOST_FAILURES)?;
-        let left = failed.ends().saturating_sub(now.as_millis());
-        (left > 0).then(|| left / 1_000 + 1)
-    }
-
-    /// `client` gave a wrong token.
-    fn note(&self, client: IpAddr, now: Timestamp) {
-        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        failures.retain(|_, failed| failed.ends() > now.as_millis());
-        if failures.len() >= MOST_ADDRESSES && !failures.contains_key(&client) {
-            let oldest = failures.iter().min_by_key(|(_, failed)| failed.first);
-            if let Some(oldest) = oldest.map(|(&client, _)| client) {
-                failures.remove(&oldest);
-            }
-        }
-        let failed = failures.entry(client).or_insert(Failed { first: now, count: 0 });
-        failed.count = failed.count.saturating_add(1);
-    }
-}
-
-/// Who asks: the peer, or, if that is a proxy (of a private network), whom the proxy says it speaks for. Neighbours of an
-/// IPv6 network count as one.
-fn client_of(extensions: &Extensions, headers: &HeaderMap) -> IpAddr {
-    let peer = extensions.get::<ConnectInfo<SocketAddr>>();
-    let peer = peer.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |ConnectInfo(peer)| {
-        peer.ip().to_canonical()
-    });
-    let is_near = match peer {
-        IpAddr::V4(peer) => peer.is_loopback() || peer.is_private(),
-        IpAddr::V6(peer) => peer.is_loopback() || peer.is_unique_local(),
-    };
-    let forwarded = headers.get_all("x-forwarded-for").iter().next_back();
-    let forwarded = forwarded
-        .and_then(|line| line.to_str().ok()?.rsplit(',').next()?.trim().parse().ok())
-        .map(|client: IpAddr| client.to_canonical());
-    match forwarded.filter(|_| is_near).unwrap_or(peer) {
-        IpAddr::V6(client) => IpAddr::V6(Ipv6Addr::from_bits(client.to_bits() & (u128::MAX << 64))),
-        client @ IpAddr::V4(_) => client,
-    }
-}
-
 /// Lets a request read: by its header if it has one, else by its session.
 pub(crate) async fn may_read(dashboard: &Dashboard, headers: &HeaderMap) -> Result<(), ApiError> {
     let is_admitted = if headers.contains_key(TOKEN_HEADER) {
@@ -456,38 +396,5 @@ mod tests {
         for origin in ["null", "http://localhost:2", "http://evil.example", ""] {
             assert!(!own(&[("origin", origin), ("host", "localhost:1")]), "{origin}");
         }
-    }
-
-    #[test]
-    fn failures_are_limited_and_their_memory_too() {
-        let failures = Failures::default();
-        let client = IpAddr::from([203, 0, 113, 7]);
-        for _ in 0..MOST_FAILURES {
-            assert_eq!(failures.wait(client, NOW), None);
-            failures.note(client, NOW);
-        }
-        assert_eq!(failures.wait(client, NOW), Some(601));
-        assert_eq!(failures.wait(client, NOW.saturating_add_millis(WINDOW_MS)), None);
-        assert_eq!(failures.wait(IpAddr::from([203, 0, 113, 8]), NOW), None);
-        for number in 0..5_000_u32 {
-            let other = IpAddr::from((0x0a00_0000 + number).to_be_bytes());
-            failures.note(other, NOW.saturating_add_millis(i64::from(number)));
-        }
-        assert_eq!(failures.0.lock().unwrap().len(), MOST_ADDRESSES);
-    }
-
-    #[test]
-    fn a_proxy_nearby_says_for_whom_it_asks() {
-        let asks = |peer: &str, forwarded: &str| {
-            let mut extensions = Extensions::new();
-            extensions.insert(ConnectInfo(peer.parse::<SocketAddr>().unwrap()));
-            let mut headers = HeaderMap::new();
-            headers.insert("x-forwarded-for", forwarded.parse().unwrap());
-            client_of(&extensions, &headers).to_string()
-        };
-        assert_eq!(asks("127.0.0.1:9", "198.51.100.1, 203.0.113.5"), "203.0.113.5");
-        assert_eq!(asks("203.0.113.9:9", "198.51.100.1"), "203.0.113.9");
-        assert_eq!(asks("[::1]:9", "2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
-        assert_eq!(asks("10.0.0.3:9", "nobody"), "10.0.0.3");
     }
 }

@@ -12,22 +12,11 @@ mod recorder;
 #[path = "api/support.rs"]
 mod support;
 
-use std::{
-    fs,
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
-    path::PathBuf,
-    process::Command,
-};
-
 use recorder::{RECORDER_TOKEN, RunningRecorder};
 use recorder_api::v1::erase_request::Subject;
 use serde_json::{Value, json};
 use support::*;
-use test_support::{
-    Spawned, eventually,
-    http::{Answer, Request},
-};
+use test_support::{Browser, eventually};
 use tracking::Token;
 
 /// A program that says so.
@@ -35,177 +24,9 @@ const BOT: (&str, &str) = (
     "203.0.113.9",
     "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",
 );
-const NEEDED: &str =
-    "the page's test needs Chromium and ChromeDriver: apt-get install chromium chromium-driver";
 const ENTER: char = '\u{E007}';
 const ESCAPE: char = '\u{E00C}';
 const LEFT: char = '\u{E012}';
-
-/// A browser session; it is closed with the value.
-struct Browser {
-    driver: SocketAddr,
-    session: String,
-    _process: Spawned,
-}
-
-impl Browser {
-    /// A headless browser in New York's time zone.
-    async fn start() -> Self {
-        let chromium = program(&["chromium", "chromium-browser", "google-chrome"]);
-        let mut command = Command::new(program(&["chromedriver"]));
-        command
-            .arg("--port=0")
-            .env("TZ", "America/New_York")
-            .env("LC_ALL", "C.UTF-8");
-        let mut process = Spawned::start(&mut command);
-        let line = process.line_with("started successfully on port").await;
-        let port: String = line.chars().filter(char::is_ascii_digit).collect();
-        let driver = SocketAddr::from(([127, 0, 0, 1], port.parse().expect("ChromeDriver's port")));
-        let arguments = [
-            "--headless",
-            "--no-sandbox", // which root may not have, and this page does not need
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--disable-dev-shm-usage",
-            "--lang=en-US",
-            "--window-size=1200,800",
-        ];
-        let options = json!({"binary": chromium, "args": arguments});
-        let capabilities = json!({"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}});
-        let new = json!({"capabilities": {"alwaysMatch": capabilities}}).to_string();
-        let answer = Request::post_json("/session", new).send(driver).await;
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        Self {
-            driver,
-            session: answer.json()["value"]["sessionId"].as_str().unwrap().to_owned(),
-            _process: process,
-        }
-    }
-
-    async fn post(&self, command: &str, body: Value) -> Answer {
-        let target = format!("/session/{}/{command}", self.session);
-        Request::post_json(&target, body.to_string())
-            .send(self.driver)
-            .await
-    }
-
-    async fn open(&self, url: &str) {
-        let answer = self.post("url", json!({"url": url})).await;
-        assert_eq!(answer.status, 200, "{}", answer.text());
-    }
-
-    /// What the script returns.
-    async fn run(&self, script: &str) -> Value {
-        let answer = self
-            .post("execute/sync", json!({"script": script, "args": []}))
-            .await;
-        assert_eq!(answer.status, 200, "{script}: {}", answer.text());
-        answer.json()["value"].take()
-    }
-
-    /// Lets axe look for whatever keeps people out (WCAG 2.2 AA and its best practices).
-    async fn has_no_barrier(&self, what: &str) {
-        self.run(include_str!("axe/axe.min.js")).await;
-        let script = "const done = arguments[arguments.length - 1];
-                      axe.run(document).then((found) => done(found.violations.map((one) =>
-                        `${one.id}: ${one.nodes.map((node) => node.html + node.failureSummary).join()}`)),
-                        (error) => done([String(error)]))";
-        let answer = self
-            .post("execute/async", json!({"script": script, "args": []}))
-            .await;
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        assert_eq!(answer.json()["value"], json!([]), "{what}");
-    }
-
-    async fn type_into(&self, selector: &str, text: &str) {
-        self.on(selector, "value", json!({"text": text})).await;
-    }
-
-    async fn click(&self, selector: &str) {
-        self.on(selector, "click", json!({})).await;
-    }
-
-    /// Does something to the element once it is there and can be used.
-    async fn on(&self, selector: &str, action: &str, body: Value) {
-        eventually(&format!("{action} on {selector}"), async || {
-            let find = json!({"using": "css selector", "value": selector});
-            let found = self.post("element", find).await.json()["value"].take();
-            let element = found.as_object()?.values().next()?.as_str()?.to_owned();
-            let done = self
-                .post(&format!("element/{element}/{action}"), body.clone())
-                .await;
-            (done.status == 200).then_some(())
-        })
-        .await;
-    }
-
-    /// Waits until the visible text of the page contains all of these.
-    async fn shows(&self, texts: &[&str]) {
-        let mut last = String::new();
-        let found = async || {
-            let text = self.run("return document.body.innerText").await;
-            last = text.as_str().unwrap_or_default().into();
-            texts.iter().all(|text| last.contains(text)).then_some(())
-        };
-        eventually(&format!("the page shows {texts:?}"), found).await;
-    }
-
-    /// How many rows the list has.
-    async fn rows(&self, list: &str) -> u64 {
-        let count = format!("return document.querySelectorAll('#{list} tr').length");
-        self.run(&count).await.as_u64().unwrap()
-    }
-
-    /// Keeps a picture of the page for people to look at.
-    async fn picture(&self, name: &str) {
-        let target = format!("/session/{}/screenshot", self.session);
-        let answer = Request::get(&target).send(self.driver).await.json();
-        let png = decode_base64(answer["value"].as_str().unwrap());
-        assert!(png.starts_with(b"\x89PNG"));
-        fs::write(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name), png).unwrap();
-    }
-
-    /// What the browser complained about.
-    async fn complaints(&self) -> Vec<String> {
-        let log = self.post("se/log", json!({"type": "browser"})).await.json();
-        let entries = log["value"].as_array().expect("a log").iter();
-        entries
-            .map(|entry| entry["message"].as_str().unwrap().to_owned())
-            .collect()
-    }
-}
-
-impl Drop for Browser {
-    fn drop(&mut self) {
-        let Ok(mut stream) = TcpStream::connect(self.driver) else {
-            return;
-        };
-        let _ = write!(
-            stream,
-            "DELETE /session/{} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n",
-            self.session, self.driver
-        );
-        let _ = stream.read(&mut [0]); // answered once the browser is gone
-    }
-}
-
-/// The first of these that is installed.
-fn program(names: &[&str]) -> PathBuf {
-    let folders = ["/usr/bin", "/usr/local/bin", "/snap/bin"];
-    let mut paths = folders
-        .iter()
-        .flat_map(|folder| names.iter().map(move |name| PathBuf::from(folder).join(name)));
-    paths.find(|path| path.exists()).expect(NEEDED)
-}
-
-fn decode_base64(text: &str) -> Vec<u8> {
-    use base64::{Engine, prelude::BASE64_STANDARD};
-    BASE64_STANDARD.decode(text).expect("base64")
-}
 
 const MARKUP: &str = "<img src=x onerror=hacked=1> <b>bold</b>@example.org";
 

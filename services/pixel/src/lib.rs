@@ -9,6 +9,7 @@ mod hit;
 mod http;
 mod mark;
 mod metrics;
+mod openapi;
 mod settings;
 pub mod spool;
 
@@ -46,6 +47,12 @@ pub use recorder_client::{NoRecorderUrl, RecorderSettings, RecorderUrl};
 
 /// How long the recorder may be away, with facts waiting for it, before `/ready` tells.
 const RECORDER_AWAY_MS: i64 = 60_000;
+
+/// What the pixel adds to the OpenAPI document: its `paths` and `components`.
+#[must_use]
+pub fn openapi() -> serde_json::Value {
+    openapi::document()
+}
 
 /// Runs a pixel until it is told to stop: then it answers what is under way, syncs, forwards what the grace period allows,
 /// and leaves the rest in the spool.

@@ -12,6 +12,9 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 use tracking::{InvalidFact, facts::check_email_id};
+use utoipa::ToSchema;
+
+use crate::openapi;
 
 /// Longest body, in bytes.
 const MAX_BODY_BYTES: usize = 16 << 10;
@@ -57,13 +60,31 @@ impl MarkError {
     }
 }
 
+/// The answer to what is no mark, or was not stored.
+#[derive(Serialize, ToSchema)]
+#[schema(as = MarkRefused)]
+pub(crate) struct Refused {
+    #[schema(schema_with = openapi::always::<false>)]
+    ok: bool,
+    #[schema(min_length = 1)]
+    error: &'static str,
+}
+
+/// The answer to a mark.
+#[derive(Serialize, ToSchema)]
+#[schema(as = MarkRecorded)]
+pub(crate) struct Marked<'a> {
+    #[schema(schema_with = openapi::always::<true>)]
+    ok: bool,
+    #[schema(min_length = 1, max_length = 1024)]
+    email_id: &'a str,
+    /// Milliseconds since 1970.
+    #[schema(minimum = 0)]
+    recorded_at_ms: i64,
+}
+
 impl IntoResponse for MarkError {
     fn into_response(self) -> Response {
-        #[derive(Serialize)]
-        struct Refused {
-            ok: bool,
-            error: &'static str,
-        }
         let refused = Refused {
             ok: false,
             error: self.text(),
@@ -74,13 +95,7 @@ impl IntoResponse for MarkError {
 
 /// The answer to a mark that is durable.
 pub(crate) fn recorded(email_id: &str, recorded_at_ms: i64) -> Response {
-    #[derive(Serialize)]
-    struct Answer<'a> {
-        ok: bool,
-        email_id: &'a str,
-        recorded_at_ms: i64,
-    }
-    let answer = Answer {
+    let answer = Marked {
         ok: true,
         email_id,
         recorded_at_ms,

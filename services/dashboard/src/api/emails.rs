@@ -4,8 +4,10 @@ use database::Timestamptz;
 use serde::Serialize;
 use tokio_postgres::{Row, types::ToSql};
 use tracking::token::{MAX_FIELD_BYTES, MAX_RECIPIENT_BYTES};
+use utoipa::ToSchema;
 
 use super::{
+    cells::{Cell, optional, own},
     cursor::EmailCursor,
     errors::ApiError,
     list::{IsoTime, List, RowError, sql_limit},
@@ -57,20 +59,41 @@ pub(crate) struct Emails {
 }
 
 /// One email as the API shows it.
-#[derive(Serialize)]
-struct Item<'r> {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Email)]
+pub(crate) struct Item<'r> {
+    #[schema(min_length = 1, max_length = 1024)]
     email_id: &'r str,
+    /// Who sent it.
+    #[schema(min_length = 1, max_length = 1024)]
     user_id: &'r str,
+    /// To whom: one address, or several with commas between them.
+    #[schema(min_length = 1, max_length = 10240)]
     recipient: &'r str,
+    #[schema(required, min_length = 1, max_length = 1024)]
     sender_email: Option<&'r str>,
+    /// When it was sent, in the sender's words.
+    #[schema(min_length = 1, max_length = 1024)]
     sent_at: &'r str,
+    /// Its opens: hits that count.
+    #[schema(minimum = 0)]
     unique_open_count: i64,
+    /// The same number.
+    #[schema(minimum = 0)]
     total_open_events: i64,
+    /// Its hits, whether they count or not.
+    #[schema(minimum = 1)]
     raw_open_events: i64,
+    #[schema(required)]
     last_opened_at: Option<IsoTime>,
+    /// Whether it has an open.
     opened: bool,
+    /// When it was first hit.
     created_at: IsoTime,
+    /// Its opens that are people's.
+    #[schema(minimum = 0)]
     human_open_count: i64,
+    #[schema(required)]
     last_human_open_at: Option<IsoTime>,
 }
 
@@ -154,8 +177,12 @@ impl List for Emails {
 
 /// Writes one email. The row's columns are those that [`SQL`] selects, in its order.
 pub(super) fn write_email(row: &Row, json: &mut Vec<u8>) -> Result<(), RowError> {
+    Ok(serde_json::to_writer(json, &item(row)?)?)
+}
+
+fn item(row: &Row) -> Result<Item<'_>, RowError> {
     let open_count: i64 = row.try_get(5)?;
-    let item = Item {
+    Ok(Item {
         email_id: row.try_get(0)?,
         user_id: row.try_get(1)?,
         recipient: row.try_get(2)?,
@@ -169,6 +196,42 @@ pub(super) fn write_email(row: &Row, json: &mut Vec<u8>) -> Result<(), RowError>
         created_at: row.try_get::<_, Timestamptz>(8)?.into(),
         human_open_count: row.try_get(9)?,
         last_human_open_at: row.try_get::<_, Option<Timestamptz>>(10)?.map(IsoTime::from),
-    };
-    Ok(serde_json::to_writer(json, &item)?)
+    })
+}
+
+/// The fields of one email in an export.
+pub(super) const COLUMNS: [&str; 13] = [
+    "email_id",
+    "user_id",
+    "recipient",
+    "sender_email",
+    "sent_at",
+    "unique_open_count",
+    "total_open_events",
+    "raw_open_events",
+    "last_opened_at",
+    "opened",
+    "created_at",
+    "human_open_count",
+    "last_human_open_at",
+];
+
+/// One email, in the order of [`COLUMNS`].
+pub(super) fn email_cells(row: &Row) -> Result<[Cell<'_>; COLUMNS.len()], RowError> {
+    let item = item(row)?;
+    Ok([
+        item.email_id.into(),
+        item.user_id.into(),
+        item.recipient.into(),
+        optional(item.sender_email, Cell::from),
+        item.sent_at.into(),
+        own(item.unique_open_count),
+        own(item.total_open_events),
+        own(item.raw_open_events),
+        optional(item.last_opened_at, own),
+        own(item.opened),
+        own(item.created_at),
+        own(item.human_open_count),
+        optional(item.last_human_open_at, own),
+    ])
 }

@@ -17,15 +17,17 @@ use tracking::{
     recipients::Address,
     token::{MAX_FIELD_BYTES, MAX_RECIPIENT_BYTES},
 };
+use utoipa::ToSchema;
 
 use super::{errors::ApiError, list::IsoTime, parameters::Parameters};
 use crate::{
     http::Dashboard,
+    openapi::schemas,
     session::{self, read_json},
 };
 
 /// Most that the list shows, the latest.
-const MOST_SHOWN: i64 = 100;
+pub(crate) const MOST_SHOWN: i64 = 100;
 
 const LIST: &str = "-- erasures
 select id::text, kind, asked_at, finished_at, emails, hits, marks
@@ -44,14 +46,14 @@ pub(crate) const NAMES: [&str; 2] = [ReadErasures::NAME, Preview::NAME];
 
 /// What is asked to be erased, as it comes.
 #[derive(Deserialize)]
-struct Wish {
+pub(crate) struct Wish {
     email_id: Option<String>,
     recipient: Option<String>,
 }
 
 impl Wish {
-    fn of_query(query: Option<&str>, dashboard: &Dashboard) -> Result<Self, ApiError> {
-        let parameters = Parameters::of(query, dashboard.count_automated);
+    /// Reads it from a query.
+    pub(crate) fn read(parameters: &Parameters<'_>) -> Result<Self, ApiError> {
         Ok(Self {
             email_id: parameters.text("email_id", MAX_FIELD_BYTES)?,
             recipient: parameters.text("recipient", MAX_RECIPIENT_BYTES)?,
@@ -90,22 +92,33 @@ fn address(text: &str) -> Result<Address, ApiError> {
 }
 
 /// What is stored of what is to be erased.
-#[derive(Default, Serialize)]
-struct Amount {
+#[derive(Default, Serialize, ToSchema)]
+#[schema(as = ErasureAmount)]
+pub(crate) struct Amount {
+    #[schema(schema_with = schemas::always_true)]
     ok: bool,
+    #[schema(minimum = 0)]
     emails: i64,
+    #[schema(minimum = 0)]
     hits: i64,
 }
 
 /// One erasure as the API shows it.
-#[derive(Serialize)]
-struct Item {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Erasure)]
+pub(crate) struct Item {
+    #[schema(schema_with = schemas::uuid)]
     id: String,
+    #[schema(schema_with = schemas::erasure_kind)]
     kind: String,
     asked_at: IsoTime,
+    #[schema(required)]
     finished_at: Option<IsoTime>,
+    #[schema(minimum = 0)]
     emails: i64,
+    #[schema(minimum = 0)]
     hits: i64,
+    #[schema(minimum = 0)]
     marks: i64,
 }
 
@@ -116,12 +129,15 @@ struct Items {
 }
 
 /// What an erasure has done.
-#[derive(Serialize)]
-struct Done {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Erased)]
+pub(crate) struct Done {
+    #[schema(schema_with = schemas::always_true)]
     ok: bool,
     emails: u64,
     hits: u64,
     marks: u64,
+    /// Whether that was all; else the same request erases more.
     complete: bool,
 }
 
@@ -136,7 +152,8 @@ pub(crate) async fn preview(
     State(dashboard): State<Dashboard>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let subject = Wish::of_query(query.as_deref(), &dashboard)?.subject()?;
+    let parameters = Parameters::of(query.as_deref(), dashboard.count_automated);
+    let subject = Wish::read(&parameters)?.subject()?;
     let preview = match subject {
         Subject::Email(email_id) => Preview::Email(email_id),
         Subject::Recipient(recipient) => Preview::Recipient(address(&recipient)?),

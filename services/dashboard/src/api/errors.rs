@@ -10,8 +10,9 @@ use axum::{
 use database::ErrorKind;
 use recorder_client::CallError;
 use serde::Serialize;
+use utoipa::ToSchema;
 
-use crate::auth::TOKEN_HEADER;
+use crate::{auth::TOKEN_HEADER, openapi::schemas};
 
 /// Seconds after which a client may try again when the database is away.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
@@ -104,9 +105,12 @@ impl ApiError {
 }
 
 /// The failure's body, of every endpoint.
-#[derive(Serialize)]
-struct Failure {
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Failure {
+    #[schema(schema_with = schemas::always_false)]
     ok: bool,
+    /// What is wrong, for people; a bad parameter is named.
+    #[schema(min_length = 1)]
     error: String,
 }
 

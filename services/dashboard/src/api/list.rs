@@ -5,7 +5,11 @@
 //! of its own does this. It holds the database connection until the last row is read, the client is gone, or the client
 //! has been too slow for too long; what it leaves unfinished ends as a broken connection, never as a shorter list.
 
-use std::{fmt, io, time::Duration};
+use std::{
+    fmt::{self, Display},
+    io,
+    time::Duration,
+};
 
 use axum::{
     body::{Body, Bytes},
@@ -66,6 +70,24 @@ pub(crate) trait List: fmt::Debug + Send + Sync + Sized + 'static {
     fn write(&self, row: &Row, json: &mut Vec<u8>) -> Result<(), RowError>;
     /// The cursor that continues after the row.
     fn cursor(&self, row: &Row) -> Result<String, RowError>;
+
+    /// What stands between two rows.
+    const SEPARATOR: &'static [u8] = b",";
+    /// Appends what stands before the first row.
+    fn begin(&self, body: &mut Vec<u8>) -> Result<(), RowError> {
+        body.extend(br#"{"ok":true,"items":["#);
+        Ok(())
+    }
+    /// Appends what stands after the last row; `next` is the cursor that continues, if there are more.
+    fn end(&self, next: Option<&str>, body: &mut Vec<u8>) {
+        body.push(b']');
+        if self.limit().is_some() {
+            // A cursor is of characters that JSON does not escape.
+            let next = next.map_or("null".to_owned(), |next| format!("\"{next}\""));
+            body.extend(format!(",\"next_cursor\":{next}").as_bytes());
+        }
+        body.push(b'}');
+    }
 }
 
 /// Why a row could not be read or written: a defect, or a schema that is not ours.
@@ -77,6 +99,9 @@ pub(crate) enum RowError {
     /// The row could not be written as JSON.
     #[error("writing a row as JSON")]
     Write(#[from] serde_json::Error),
+    /// The row could not be written as a line of CSV.
+    #[error("writing a row as CSV")]
+    Line(#[from] csv::Error),
 }
 
 /// Why a list ended before its end.
@@ -129,9 +154,15 @@ impl From<Timestamptz> for IsoTime {
     }
 }
 
+impl Display for IsoTime {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
 impl Serialize for IsoTime {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
+        serializer.collect_str(self)
     }
 }
 
@@ -144,10 +175,9 @@ pub(crate) fn sql_limit(limit: Option<usize>) -> Option<i64> {
 pub(crate) async fn answer<L: List>(
     database: Database,
     metrics: Metrics,
-    parameters: &Parameters<'_>,
+    list: L,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let list = L::read(parameters)?;
     let (starts, started) = oneshot::channel();
     let mut producer = Producer {
         task: tokio::spawn(produce(database, metrics.clone(), list, headers, starts)),
@@ -179,7 +209,7 @@ enum Start {
 
 /// One piece of a body. A body without [`Part::End`] is cut off.
 enum Part {
-    Json(Vec<u8>),
+    Bytes(Vec<u8>),
     End,
 }
 
@@ -191,9 +221,9 @@ impl Start {
                 producer.is_done = true;
                 (etag, StatusCode::NOT_MODIFIED.into_response())
             }
-            Self::Whole(etag, json) => {
+            Self::Whole(etag, body) => {
                 producer.is_done = true;
-                (etag, Body::from(json).into_response())
+                (etag, Body::from(body).into_response())
             }
             Self::Parts(etag, parts) => (etag, body_of(parts, producer).into_response()),
         };
@@ -227,7 +257,7 @@ fn body_of(parts: mpsc::Receiver<Part>, producer: Producer) -> Body {
     let chunks = stream::unfold(state, |state| async {
         let (mut parts, mut producer) = state?;
         match parts.recv().await {
-            Some(Part::Json(json)) => Some((Ok(Bytes::from(json)), Some((parts, producer)))),
+            Some(Part::Bytes(bytes)) => Some((Ok(Bytes::from(bytes)), Some((parts, producer)))),
             Some(Part::End) => {
                 producer.is_done = true;
                 None
@@ -343,7 +373,7 @@ async fn write<L: List>(
     );
     let statement = snapshot.prepare_cached(list.sql()).await?;
     let portal = snapshot.bind(&statement, &list.sql_parameters()).await?;
-    let mut page = Page::new(list);
+    let mut page = Page::new(list)?;
     loop {
         let rows = snapshot.query_portal(&portal, ROWS_AT_ONCE).await?;
         let is_last = i32::try_from(rows.len()).is_ok_and(|count| count < ROWS_AT_ONCE);
@@ -353,8 +383,8 @@ async fn write<L: List>(
         if is_last || is_full {
             break;
         }
-        if !page.json.is_empty() {
-            reader.send(&etag, std::mem::take(&mut page.json)).await?;
+        if !page.body.is_empty() {
+            reader.send(&etag, std::mem::take(&mut page.body)).await?;
         }
     }
     drop(portal);
@@ -379,10 +409,10 @@ fn revisions(rows: &[Row]) -> Result<Revisions, RowError> {
         .collect()
 }
 
-/// The JSON of a list as it grows.
+/// The body of a list as it grows.
 struct Page<'l, L> {
     list: &'l L,
-    json: Vec<u8>,
+    body: Vec<u8>,
     count: usize,
     /// Continues after the last row that the limit allows.
     last: Option<String>,
@@ -390,14 +420,16 @@ struct Page<'l, L> {
 }
 
 impl<'l, L: List> Page<'l, L> {
-    fn new(list: &'l L) -> Self {
-        Self {
+    fn new(list: &'l L) -> Result<Self, RowError> {
+        let mut body = Vec::new();
+        list.begin(&mut body)?;
+        Ok(Self {
             list,
-            json: br#"{"ok":true,"items":["#.to_vec(),
+            body,
             count: 0,
             last: None,
             next: None,
-        }
+        })
     }
 
     /// Adds rows; answers whether the page is full and more rows are known to follow it.
@@ -411,9 +443,9 @@ impl<'l, L: List> Page<'l, L> {
                 return Ok(true);
             }
             if self.count > 0 {
-                self.json.push(b',');
+                self.body.extend(L::SEPARATOR);
             }
-            self.list.write(row, &mut self.json)?;
+            self.list.write(row, &mut self.body)?;
             self.count += 1;
             if Some(self.count) == self.list.limit() {
                 self.last = Some(self.list.cursor(row)?);
@@ -423,14 +455,8 @@ impl<'l, L: List> Page<'l, L> {
     }
 
     fn finish(mut self) -> Vec<u8> {
-        self.json.push(b']');
-        if self.list.limit().is_some() {
-            // A cursor is of characters that JSON does not escape.
-            let next = self.next.map_or("null".to_owned(), |next| format!("\"{next}\""));
-            self.json.extend(format!(",\"next_cursor\":{next}").as_bytes());
-        }
-        self.json.push(b'}');
-        self.json
+        self.list.end(self.next.as_deref(), &mut self.body);
+        self.body
     }
 }
 
@@ -456,19 +482,19 @@ impl Reader {
         self.start(Start::Unchanged(etag), Self::Done)
     }
 
-    async fn send(&mut self, etag: &ETag, json: Vec<u8>) -> Result<(), Cut> {
+    async fn send(&mut self, etag: &ETag, bytes: Vec<u8>) -> Result<(), Cut> {
         if matches!(self, Self::Waiting(_)) {
             let (sender, receiver) = mpsc::channel(1);
             self.start(Start::Parts(etag.clone(), receiver), Self::Reading(sender))?;
         }
-        self.part(Part::Json(json)).await
+        self.part(Part::Bytes(bytes)).await
     }
 
-    async fn finish(&mut self, etag: ETag, json: Vec<u8>) -> Result<(), Cut> {
+    async fn finish(&mut self, etag: ETag, bytes: Vec<u8>) -> Result<(), Cut> {
         if matches!(self, Self::Waiting(_)) {
-            return self.start(Start::Whole(etag, json), Self::Done);
+            return self.start(Start::Whole(etag, bytes), Self::Done);
         }
-        self.part(Part::Json(json)).await?;
+        self.part(Part::Bytes(bytes)).await?;
         self.part(Part::End).await
     }
 
@@ -491,13 +517,13 @@ mod tests {
     async fn a_client_that_takes_nothing_is_given_up() {
         let (sender, mut receiver) = mpsc::channel(1);
         let reader = Reader::Reading(sender);
-        reader.part(Part::Json(vec![1])).await.unwrap();
-        let cut = reader.part(Part::Json(vec![2])).await.unwrap_err();
+        reader.part(Part::Bytes(vec![1])).await.unwrap();
+        let cut = reader.part(Part::Bytes(vec![2])).await.unwrap_err();
         assert_eq!(cut.end(), StreamEnd::ClientSlow);
-        assert!(matches!(receiver.recv().await, Some(Part::Json(first)) if first == [1]));
-        reader.part(Part::Json(vec![3])).await.unwrap();
+        assert!(matches!(receiver.recv().await, Some(Part::Bytes(first)) if first == [1]));
+        reader.part(Part::Bytes(vec![3])).await.unwrap();
         drop(receiver);
-        let cut = reader.part(Part::Json(vec![4])).await.unwrap_err();
+        let cut = reader.part(Part::Bytes(vec![4])).await.unwrap_err();
         assert_eq!(cut.end(), StreamEnd::ClientGone);
     }
 
@@ -505,7 +531,7 @@ mod tests {
     async fn a_body_without_its_end_is_an_error() {
         for is_complete in [true, false] {
             let (sender, receiver) = mpsc::channel(2);
-            sender.send(Part::Json(b"[1".to_vec())).await.unwrap();
+            sender.send(Part::Bytes(b"[1".to_vec())).await.unwrap();
             if is_complete {
                 sender.send(Part::End).await.unwrap();
             }

@@ -3,7 +3,7 @@
 //! Parameters that an endpoint does not know are ignored, whatever they hold: the API grows by adding some, and a
 //! client may add its own against caches.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, cell::RefCell};
 
 use percent_encoding::percent_decode_str;
 use tracking::Timestamp;
@@ -12,6 +12,8 @@ use super::errors::ApiError;
 
 /// Most rows that `limit` may ask for.
 pub(crate) const MAX_LIMIT: usize = 1_000;
+/// Of the names of time zones the longest has 32 characters.
+pub(crate) const MAX_ZONE_BYTES: usize = 64;
 
 /// The parameters of one request, as they came.
 pub(crate) struct Parameters<'q> {
@@ -19,6 +21,34 @@ pub(crate) struct Parameters<'q> {
     pairs: Vec<(Cow<'q, str>, &'q str)>,
     /// What the operator set, which no client may.
     count_automated: bool,
+    /// What was asked for so far, where somebody wants to know.
+    asked: Option<RefCell<Vec<Asked>>>,
+}
+
+/// A parameter that an endpoint reads.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// What it may hold.
+    pub(crate) kind: Kind,
+}
+
+/// What a parameter may hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A text of 1 to so many bytes.
+    Text(usize),
+    /// One of these words.
+    Words(Vec<String>),
+    /// A whole number from 1 to so many.
+    Number(usize),
+    /// A time in ISO 8601.
+    Time,
+    /// What the endpoint gave as `next_cursor`.
+    Cursor,
+    /// The name of a time zone.
+    Zone,
 }
 
 impl<'q> Parameters<'q> {
@@ -35,7 +65,19 @@ impl<'q> Parameters<'q> {
         Self {
             pairs,
             count_automated,
+            asked: None,
         }
+    }
+
+    /// What `read` asks for, in that order.
+    pub(crate) fn asked_by<T>(read: impl FnOnce(&Self) -> Result<T, ApiError>) -> Vec<Asked> {
+        let nothing = Self {
+            asked: Some(RefCell::default()),
+            ..Self::of(None, true)
+        };
+        // Without any parameter nothing is wrong with one.
+        let _ = read(&nothing);
+        nothing.asked.map(RefCell::into_inner).unwrap_or_default()
     }
 
     /// Whether machines' opens count.
@@ -44,7 +86,11 @@ impl<'q> Parameters<'q> {
     }
 
     /// The decoded value of `name`, if it is there.
-    fn value(&self, name: &'static str) -> Result<Option<String>, ApiError> {
+    fn value(&self, name: &'static str, kind: impl FnOnce() -> Kind) -> Result<Option<String>, ApiError> {
+        if let Some(asked) = &self.asked {
+            let kind = kind();
+            asked.borrow_mut().push(Asked { name, kind });
+        }
         let mut values = self.pairs.iter().filter(|(given, _)| given == name);
         let Some((_, value)) = values.next() else {
             return Ok(None);
@@ -63,7 +109,7 @@ impl<'q> Parameters<'q> {
 
     /// A text of 1 to `max_bytes` bytes.
     pub(crate) fn text(&self, name: &'static str, max_bytes: usize) -> Result<Option<String>, ApiError> {
-        match self.value(name)? {
+        match self.value(name, || Kind::Text(max_bytes))? {
             Some(text) if text.is_empty() => Err(ApiError::parameter(name, "is empty")),
             Some(text) if text.len() > max_bytes => Err(ApiError::parameter(
                 name,
@@ -79,19 +125,19 @@ impl<'q> Parameters<'q> {
         name: &'static str,
         choices: &[(&str, T)],
     ) -> Result<Option<T>, ApiError> {
-        let Some(text) = self.value(name)? else {
+        let words = || -> Vec<String> { choices.iter().map(|(word, _)| (*word).to_owned()).collect() };
+        let Some(text) = self.value(name, || Kind::Words(words()))? else {
             return Ok(None);
         };
         let found = choices.iter().find(|(word, _)| *word == text);
-        found.map(|(_, choice)| Some(*choice)).ok_or_else(|| {
-            let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
-            ApiError::parameter(name, format!("must be {}", words.join(" or ")))
-        })
+        found
+            .map(|(_, choice)| Some(*choice))
+            .ok_or_else(|| ApiError::parameter(name, format!("must be {}", words().join(" or "))))
     }
 
     /// `limit`: how many rows to answer at most.
     pub(crate) fn limit(&self) -> Result<Option<usize>, ApiError> {
-        let Some(text) = self.value("limit")? else {
+        let Some(text) = self.value("limit", || Kind::Number(MAX_LIMIT))? else {
             return Ok(None);
         };
         let number = text
@@ -111,7 +157,7 @@ impl<'q> Parameters<'q> {
 
     /// A time in ISO 8601 with an offset.
     pub(crate) fn time(&self, name: &'static str) -> Result<Option<Timestamp>, ApiError> {
-        let Some(text) = self.value(name)? else {
+        let Some(text) = self.value(name, || Kind::Time)? else {
             return Ok(None);
         };
         match Timestamp::parse_iso(&text) {
@@ -126,7 +172,7 @@ impl<'q> Parameters<'q> {
 
     /// `cursor`, read by `parse`.
     pub(crate) fn cursor<T>(&self, parse: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>, ApiError> {
-        let Some(text) = self.value("cursor")? else {
+        let Some(text) = self.value("cursor", || Kind::Cursor)? else {
             return Ok(None);
         };
         match parse(&text) {
@@ -137,6 +183,23 @@ impl<'q> Parameters<'q> {
             )),
         }
     }
+
+    /// `zone`: what may be the name of a time zone. Which there are, the database knows.
+    pub(crate) fn zone(&self) -> Result<Option<String>, ApiError> {
+        let zone = self.value("zone", || Kind::Zone)?;
+        let may_be = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-/".contains(&byte);
+        let is_one = |zone: &String| (1..=MAX_ZONE_BYTES).contains(&zone.len()) && zone.bytes().all(may_be);
+        if zone.as_ref().is_none_or(is_one) {
+            Ok(zone)
+        } else {
+            Err(unknown_zone())
+        }
+    }
+}
+
+/// What is wrong with `zone`.
+pub(crate) fn unknown_zone() -> ApiError {
+    ApiError::parameter("zone", "is no time zone, such as Europe/Berlin")
 }
 
 /// Undoes form encoding; `None` if there is a `%` without two hex digits, or the bytes are no UTF-8.
@@ -167,7 +230,7 @@ mod tests {
     #[test]
     fn values_are_form_decoded() {
         let parameters = Parameters::of(Some("q=a%2Bb+c%25%5F&recipient=J%C3%BCrgen&x"), true);
-        assert_eq!(parameters.value("q").unwrap().as_deref(), Some("a+b c%_"));
+        assert_eq!(parameters.text("q", 100).unwrap().as_deref(), Some("a+b c%_"));
         assert_eq!(
             parameters.text("recipient", 100).unwrap().as_deref(),
             Some("Jürgen")
@@ -189,11 +252,31 @@ mod tests {
             ("%71=a&q=a", "q is given more than once"),
         ] {
             assert_eq!(
-                problem(Parameters::of(Some(query), true).value("q")),
+                problem(Parameters::of(Some(query), true).text("q", 100)),
                 expected,
                 "{query}"
             );
         }
+    }
+
+    #[test]
+    fn what_is_asked_for_is_known_without_a_request() {
+        let asked = Parameters::asked_by(|parameters| {
+            parameters.text("q", 7)?;
+            parameters.choice("opened", &[("true", true), ("false", false)])?;
+            parameters.time("since")?;
+            parameters.cursor(|_| Some(()))?;
+            parameters.limit()
+        });
+        let words = Kind::Words(vec!["true".into(), "false".into()]);
+        let kinds = [
+            ("q", Kind::Text(7)),
+            ("opened", words),
+            ("since", Kind::Time),
+            ("cursor", Kind::Cursor),
+            ("limit", Kind::Number(MAX_LIMIT)),
+        ];
+        assert_eq!(asked, kinds.map(|(name, kind)| Asked { name, kind }));
     }
 
     #[test]

@@ -8,9 +8,11 @@ use tracking::{
 };
 
 use super::{
+    cells::Cell,
     cursor::OrderCursor,
-    emails::write_email,
+    emails::{COLUMNS, email_cells, write_email},
     errors::ApiError,
+    export::Exported,
     list::{List, RowError, sql_limit},
     parameters::Parameters,
 };
@@ -100,7 +102,7 @@ impl Order {
 #[derive(Debug)]
 pub(crate) struct Search {
     order: Order,
-    limit: usize,
+    limit: Option<usize>,
     after_key: Option<i64>,
     after_id: Option<String>,
     opened: Option<bool>,
@@ -123,41 +125,21 @@ impl List for Search {
     const NAME: &'static str = "search";
 
     fn read(parameters: &Parameters<'_>) -> Result<Self, ApiError> {
-        let orders = [
-            ("created", Order::Creation),
-            ("last_open", Order::LastOpen),
-            ("opens", Order::Opens),
-        ];
-        let order = parameters.choice("sort", &orders)?.unwrap_or(Order::Creation);
         let limit = parameters.limit()?.unwrap_or(DEFAULT_LIMIT);
-        let after = parameters.cursor(|text| OrderCursor::decode(order.kind(), text))?;
-        let sender = parameters.text("sender", MAX_FIELD_BYTES)?;
-        let q = parameters.text("q", MAX_RECIPIENT_BYTES)?;
-        let is_exact_in_sql = sender.is_none() && q.is_none();
-        let classes = AgentClass::ALL.map(|class| (class.as_str(), class));
-        let agents = |class: AgentClass| class.agents().map(Agent::as_str).collect();
-        let devices = ["phone", "computer", "other"].map(|device| (device, device));
+        let all = Self::read_all(parameters)?;
+        let after = parameters.cursor(|text| OrderCursor::decode(all.order.kind(), text))?;
+        let is_exact_in_sql = all.sender.is_none() && all.q.is_none();
         Ok(Self {
-            order,
-            limit,
+            limit: Some(limit),
             after_key: after.as_ref().map(|after| after.key),
             after_id: after.map(|after| after.email_id),
-            opened: parameters.choice("opened", &[("true", true), ("false", false)])?,
-            since: parameters.time("since")?.map(Timestamptz),
-            until: parameters.time("until")?.map(Timestamptz),
-            sender: sender.map(|sender| sender.trim().to_lowercase()),
-            q: q.map(|q| q.to_lowercase()),
-            device: parameters.choice("device", &devices)?,
-            agents: parameters.choice("class", &classes)?.map(agents),
-            human: parameters.choice("human", &[("true", true), ("false", false)])?,
-            email_id: parameters.text("email_id", MAX_FIELD_BYTES)?,
-            count_automated: parameters.count_automated(),
             sql_limit: sql_limit(Some(limit).filter(|_| is_exact_in_sql)),
+            ..all
         })
     }
 
     fn limit(&self) -> Option<usize> {
-        Some(self.limit)
+        self.limit
     }
 
     fn sql(&self) -> &'static str {
@@ -213,5 +195,45 @@ impl List for Search {
         };
         let email_id = row.try_get(0)?;
         Ok(OrderCursor { key, email_id }.encode(self.order.kind()))
+    }
+}
+
+impl Exported for Search {
+    const FILE: &'static str = "emails";
+    const COLUMNS: &'static [&'static str] = &COLUMNS;
+
+    fn read_all(parameters: &Parameters<'_>) -> Result<Self, ApiError> {
+        let orders = [
+            ("created", Order::Creation),
+            ("last_open", Order::LastOpen),
+            ("opens", Order::Opens),
+        ];
+        let order = parameters.choice("sort", &orders)?.unwrap_or(Order::Creation);
+        let sender = parameters.text("sender", MAX_FIELD_BYTES)?;
+        let q = parameters.text("q", MAX_RECIPIENT_BYTES)?;
+        let classes = AgentClass::ALL.map(|class| (class.as_str(), class));
+        let agents = |class: AgentClass| class.agents().map(Agent::as_str).collect();
+        let devices = ["phone", "computer", "other"].map(|device| (device, device));
+        Ok(Self {
+            order,
+            limit: None,
+            after_key: None,
+            after_id: None,
+            opened: parameters.choice("opened", &[("true", true), ("false", false)])?,
+            since: parameters.time("since")?.map(Timestamptz),
+            until: parameters.time("until")?.map(Timestamptz),
+            sender: sender.map(|sender| sender.trim().to_lowercase()),
+            q: q.map(|q| q.to_lowercase()),
+            device: parameters.choice("device", &devices)?,
+            agents: parameters.choice("class", &classes)?.map(agents),
+            human: parameters.choice("human", &[("true", true), ("false", false)])?,
+            email_id: parameters.text("email_id", MAX_FIELD_BYTES)?,
+            count_automated: parameters.count_automated(),
+            sql_limit: None,
+        })
+    }
+
+    fn cells<'r>(&self, row: &'r Row) -> Result<impl IntoIterator<Item = Cell<'r>>, RowError> {
+        email_cells(row)
     }
 }

@@ -2,6 +2,7 @@
 
 use database::{Error, InStatement, Timestamptz, Transaction, Work};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// The newest samples that are looked at.
 const SAMPLES: i64 = 1_000;
@@ -36,15 +37,24 @@ impl Work for ReadLatencies {
 }
 
 /// How the samples are distributed, in milliseconds; all null where there are none.
-#[derive(Debug, Default, PartialEq, Serialize)]
+#[derive(Debug, Default, PartialEq, Serialize, ToSchema)]
 pub(crate) struct Latencies {
+    /// Samples, at most the newest 1,000.
+    #[schema(maximum = 1000)]
     count: usize,
+    #[schema(required, minimum = 0)]
     min: Option<i64>,
+    #[schema(required, minimum = 0)]
     max: Option<i64>,
+    #[schema(required, minimum = 0)]
     avg: Option<f64>,
+    #[schema(required, minimum = 0)]
     p50: Option<i64>,
+    #[schema(required, minimum = 0)]
     p90: Option<i64>,
+    #[schema(required, minimum = 0)]
     p95: Option<i64>,
+    #[schema(required, minimum = 0)]
     p99: Option<i64>,
 }
 

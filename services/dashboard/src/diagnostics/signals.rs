@@ -11,6 +11,9 @@ use std::{collections::BTreeMap, net::IpAddr};
 use database::{Error, InStatement, IsolationLevel, Timestamptz, Transaction, Work};
 use serde::Serialize;
 use tracking::{Timestamp, verdicts::MARK_TTL_MS};
+use utoipa::ToSchema;
+
+use crate::openapi::schemas;
 
 /// The newest signals that are looked at.
 pub(crate) const MOST_SIGNALS: i64 = 5_000;
@@ -87,21 +90,31 @@ pub(crate) struct Signals {
 }
 
 /// One thing that happened to a mark.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(crate) struct Signal {
     event: Event,
+    #[schema(min_length = 1, max_length = 1024)]
     email_id: String,
+    /// Milliseconds since 1970.
+    #[schema(minimum = 0)]
     at_ms: i64,
+    #[schema(required, schema_with = schemas::address_or_null)]
     ip: Option<IpAddr>,
+    #[schema(required, max_length = 1024)]
     user_agent: Option<String>,
+    /// Of `suppression_consumed`: from the mark to the hit, in milliseconds.
+    #[schema(nullable = false, minimum = 0, maximum = 10000)]
     #[serde(skip_serializing_if = "Option::is_none")]
     delta_ms: Option<i64>,
+    /// Of `google_proxy_hit`: whether it consumed a mark.
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pending_suppression: Option<bool>,
 }
 
 /// What happened.
-#[derive(Clone, Copy, PartialEq, Serialize)]
+#[derive(Clone, Copy, PartialEq, Serialize, ToSchema)]
+#[schema(as = SignalKind)]
 #[serde(rename_all = "snake_case")]
 enum Event {
     MarkSuppressNext,
@@ -170,11 +183,19 @@ fn signal(row: &tokio_postgres::Row) -> Result<Signal, Error> {
 }
 
 /// The answer of `suppress-signals`.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(crate) struct SuppressSignals {
+    /// Signals shown.
+    #[schema(maximum = 5000)]
     count: usize,
+    /// Emails with a mark that no hit has consumed and that has not expired.
+    #[schema(minimum = 0)]
     active_email_ids: i64,
+    /// How long a mark holds.
+    #[schema(minimum = 0)]
     ttl_ms: i64,
+    /// The oldest first.
+    #[schema(max_items = 5000)]
     recent: Vec<Signal>,
 }
 
@@ -190,16 +211,23 @@ impl From<Signals> for SuppressSignals {
 }
 
 /// The answer of `suppression-debug`: the same signals by email.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(crate) struct SuppressionDebug {
+    /// Emails with a mark that no hit has consumed and that has not expired.
+    #[schema(minimum = 0)]
     active_email_ids: i64,
+    /// How long a mark holds.
+    #[schema(minimum = 0)]
     ttl_ms: i64,
+    /// Signals shown.
+    #[schema(maximum = 5000)]
     recent_events: usize,
+    /// By `email_id`.
     by_email: BTreeMap<String, EmailSignals>,
 }
 
 /// When what happened to one email's marks, in milliseconds since 1970, the oldest first.
-#[derive(Default, Serialize)]
+#[derive(Default, Serialize, ToSchema)]
 struct EmailSignals {
     marks: Vec<i64>,
     google_proxy_hits: Vec<i64>,

@@ -8,6 +8,7 @@
 // | list.js | a list, a page at a time |
 // | charts.js, emails.js, timeline.js | the tabs |
 // | erase.js | asks what is to be erased, and erases it |
+// | export.js | a list as a file |
 // | drawing.js | how charts are drawn, with Chart.js in vendor/ |
 // | words.js, dom.js, requests.js | what they share |
 

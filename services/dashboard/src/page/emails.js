@@ -1,6 +1,7 @@
 // The emails: searched, filtered, in the order that the viewer chooses.
 
 import { $, make } from "./dom.js";
+import { offerExport } from "./export.js";
 import { refresh } from "./fresh.js";
 import { List, cell } from "./list.js";
 import { linkToOpens } from "./place.js";
@@ -75,3 +76,4 @@ for (const id of ["opened", "device", "class", "since", "until", "sort"]) {
 }
 $("email-filters").addEventListener("reset", () => setTimeout(changed));
 $("email-filters").addEventListener("submit", (event) => event.preventDefault());
+offerExport("emails", filters);

@@ -1,4 +1,4 @@
-//! The dashboard page: files that the browser loads, compiled in. It asks nobody else for anything.
+//! The dashboard page: the files that the browser loads, compiled in. It asks nobody else for anything.
 
 use axum::{
     body::Body,
@@ -24,7 +24,7 @@ pub(crate) const INDEX: Asset = Asset {
 const CHART_LIBRARY: &str = "/dashboard/chart.umd.min.js";
 
 /// What the page loads, by path.
-pub(crate) const ASSETS: [(&str, Asset); 16] = [
+pub(crate) const ASSETS: [(&str, Asset); 17] = [
     ("/dashboard/style.css", css(include_str!("style.css"))),
     ("/dashboard/icon.svg", svg(include_str!("icon.svg"))),
     ("/dashboard/app.js", script(include_str!("app.js"))),
@@ -33,6 +33,7 @@ pub(crate) const ASSETS: [(&str, Asset); 16] = [
     ("/dashboard/drawing.js", script(include_str!("drawing.js"))),
     ("/dashboard/emails.js", script(include_str!("emails.js"))),
     ("/dashboard/erase.js", script(include_str!("erase.js"))),
+    ("/dashboard/export.js", script(include_str!("export.js"))),
     ("/dashboard/fresh.js", script(include_str!("fresh.js"))),
     ("/dashboard/list.js", script(include_str!("list.js"))),
     ("/dashboard/place.js", script(include_str!("place.js"))),
@@ -54,6 +55,12 @@ pub(crate) struct Asset {
     content: &'static str,
     content_type: &'static str,
 }
+
+/// What the API is, for programs.
+pub(crate) const OPENAPI: Asset = Asset {
+    content: include_str!("../../../../docs/openapi.json"),
+    content_type: "application/json",
+};
 
 const fn script(content: &'static str) -> Asset {
     Asset {

@@ -3,6 +3,7 @@
 import { opensOf } from "./emails.js";
 import { $, make } from "./dom.js";
 import { openErasing } from "./erase.js";
+import { offerExport } from "./export.js";
 import { refresh } from "./fresh.js";
 import { List, cell } from "./list.js";
 import { goTo, linkToOpens, place } from "./place.js";
@@ -113,3 +114,4 @@ $("include-all").addEventListener("change", () => {
   refresh();
 });
 $("open-filters").addEventListener("submit", (event) => event.preventDefault());
+offerExport("opens", opens.parameters);

@@ -5,7 +5,7 @@ use test_support::http::{Answer, Connection, Request, get};
 
 use crate::support::*;
 
-const PRIVATE: [&str; 12] = [
+const PRIVATE: [&str; 17] = [
     "/dashboard/api/emails",
     "/dashboard/api/open-events",
     "/metrics/gmail-proxy-latency",
@@ -16,6 +16,11 @@ const PRIVATE: [&str; 12] = [
     "/dashboard/api/v1/live",
     "/dashboard/api/v1/erasures",
     "/dashboard/api/v1/erasures/preview",
+    "/dashboard/api/v1/export/emails.csv",
+    "/dashboard/api/v1/export/emails.json",
+    "/dashboard/api/v1/export/opens.csv",
+    "/dashboard/api/v1/export/opens.json",
+    "/dashboard/api/v1/openapi.json",
     "/dashboard/api/nothing",
     "/dashboard/api",
 ];
@@ -32,6 +37,7 @@ fn assert_failure(answer: &Answer, status: u16, error: &str) {
 #[tokio::test]
 async fn without_the_token_nothing_is_looked_at() {
     let dashboard = Running::without_facts().await;
+    let mut count = 0;
     for path in PRIVATE {
         for method in ["GET", "POST", "DELETE", "OPTIONS"] {
             let bad_query = format!("{path}?limit=none");
@@ -39,7 +45,11 @@ async fn without_the_token_nothing_is_looked_at() {
                 for token in [None, Some("wrong"), Some("")] {
                     let mut request = Request::new(method, target);
                     if let Some(token) = token {
-                        request = request.header("x-tracker-token", token);
+                        count += 1; // who is wrong often from one address waits for the answer
+                        request = request.header("x-tracker-token", token).header(
+                            "x-forwarded-for",
+                            &format!("203.0.{}.{}", count / 200, count % 200),
+                        );
                     }
                     let answer = request.send(dashboard.address).await;
                     assert_failure(&answer, 401, "Unauthorized");
@@ -255,6 +265,16 @@ async fn the_page_is_strict_and_revalidated() {
             "/dashboard/session",
         ),
         (
+            "/dashboard/erase.js",
+            "text/javascript; charset=utf-8",
+            "/dashboard/api/v1/erasures",
+        ),
+        (
+            "/dashboard/export.js",
+            "text/javascript; charset=utf-8",
+            "/dashboard/api/v1/export/",
+        ),
+        (
             "/dashboard/style.css",
             "text/css; charset=utf-8",
             "prefers-color-scheme",
@@ -295,7 +315,10 @@ async fn every_series_begins_at_zero_and_counts() {
         "emails",
         "open_events",
         "search",
+        "export",
         "live",
+        "erasures",
+        "document",
         "session",
         "diagnostics",
         "page",

@@ -1,7 +1,10 @@
 //! Without its database, and with one that comes later.
 
 use serde_json::json;
-use test_support::{PrivatePostgres, eventually, http::get};
+use test_support::{
+    PrivatePostgres, eventually,
+    http::{Answer, Request, get},
+};
 
 use crate::support::*;
 
@@ -36,8 +39,10 @@ async fn it_starts_without_its_database_and_lives_through_an_outage() {
         (200, json!({"status": "ok", "ok": true}))
     );
 
+    let session = log_in().send(dashboard.address).await;
     server.crash().await;
     assert_unavailable(&dashboard).await;
+    assert_sessions_wait(&dashboard, &session).await;
     eventually("its health says so", async || {
         let health = get(dashboard.address, "/dashboard/health").await;
         (health.status == 503 && health.json() == away).then_some(())
@@ -65,6 +70,36 @@ async fn assert_unavailable(dashboard: &Running) {
         assert_eq!((answer.status, answer.json()), (503, nothing_more), "{path}");
         assert_eq!(answer.header("retry-after"), Some("5"));
     }
+}
+
+fn log_in() -> Request {
+    Request::post_json("/dashboard/session", json!({"token": TOKEN}).to_string())
+}
+
+/// Whether a session still holds is not known meanwhile: it is neither taken for ended nor for a wrong token.
+async fn assert_sessions_wait(dashboard: &Running, session: &Answer) {
+    let cookie = session.header("set-cookie").unwrap().split(';').next().unwrap();
+    let with_session = |method: &str, path: &str| Request::new(method, path).header("cookie", cookie);
+    for request in [
+        with_session("GET", "/dashboard/session"),
+        with_session("GET", "/dashboard/api/emails"),
+        with_session("GET", "/dashboard/api/v1/openapi.json"),
+        with_session("POST", "/dashboard/api/v1/erasures"),
+        log_in(),
+    ] {
+        let answer = request.send(dashboard.address).await;
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        assert_eq!(answer.header("retry-after"), Some("5"));
+    }
+    let wrong = "email_tracker_dashboard_wrong_tokens_total{where=\"header\"}";
+    assert_eq!(dashboard.metric(wrong).await.to_string(), "0");
+    let csrf = session.json()["csrf_token"].as_str().unwrap().to_owned();
+    let log_out = with_session("DELETE", "/dashboard/session").header("x-csrf-token", &csrf);
+    let done = log_out.send(dashboard.address).await;
+    assert_eq!(
+        (done.status, done.json()),
+        (200, json!({"ok": true, "all_sessions_ended": false}))
+    );
 }
 
 #[tokio::test]

@@ -18,18 +18,16 @@ use super::{
     errors::ApiError,
     etag::{ETag, Revisions},
     list::{IsoTime, cache_headers},
-    parameters::Parameters,
+    parameters::{Parameters, unknown_zone},
 };
 
 /// The name of its transaction.
 pub(crate) const READ_CHARTS: &str = ReadCharts::NAME;
 const NAME: &str = "charts";
-/// Of the names of time zones the longest has 32 characters.
-const MAX_ZONE_BYTES: usize = 64;
 
 /// What one bar of the chart over time spans.
 #[derive(Clone, Copy, Debug)]
-enum Period {
+pub(crate) enum Period {
     Hour,
     Day,
     Week,
@@ -37,8 +35,11 @@ enum Period {
 }
 
 impl Period {
+    /// All of them.
+    pub(crate) const ALL: [Self; 4] = [Self::Hour, Self::Day, Self::Week, Self::Month];
+
     /// As `date_trunc` calls it.
-    const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Hour => "hour",
             Self::Day => "day",
@@ -65,41 +66,28 @@ impl Charts {
 
     /// Reads the question.
     pub(crate) fn read(parameters: &Parameters<'_>) -> Result<Self, ApiError> {
-        let zone = parameters
-            .text("zone", MAX_ZONE_BYTES)?
-            .unwrap_or_else(|| "UTC".to_owned());
-        let is_plausible = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-/".contains(&byte);
-        if !zone.bytes().all(is_plausible) {
-            return Err(unknown_zone());
-        }
-        let periods = [Period::Hour, Period::Day, Period::Week, Period::Month];
-        let period = parameters.choice("by", &periods.map(|period| (period.as_str(), period)))?;
+        let period = parameters.choice("by", &Period::ALL.map(|period| (period.as_str(), period)))?;
         let since = parameters.time("since")?.unwrap_or_default();
         let until = parameters.time("until")?.unwrap_or(Timestamp::MAX_IN_ID);
         Ok(Self {
             since: slot_of(since),
             until: slot_of(until),
-            zone,
+            zone: parameters.zone()?.unwrap_or_else(|| "UTC".to_owned()),
             period: period.unwrap_or(Period::Day),
             count_automated: parameters.count_automated(),
         })
     }
 }
 
-fn unknown_zone() -> ApiError {
-    ApiError::parameter("zone", "is no time zone, such as Europe/Berlin")
-}
-
 /// Answers the charts, or 304 if the client holds them already.
 pub(crate) async fn answer(
     database: &Database,
-    parameters: &Parameters<'_>,
+    charts: &Charts,
     headers: &HeaderMap,
 ) -> Result<Response, ApiError> {
-    let charts = Charts::read(parameters)?;
-    let etag = |revisions: &Revisions| ETag::new(NAME, &charts, revisions);
+    let etag = |revisions: &Revisions| ETag::new(NAME, charts, revisions);
     let work = ReadCharts {
-        charts: &charts,
+        charts,
         is_known: &|revisions| etag(revisions).is_known(headers),
     };
     let (revisions, found) = match database.transact(&work).await {
@@ -107,7 +95,7 @@ pub(crate) async fn answer(
         read => read?,
     };
     let mut response = match found {
-        Some(found) => Json(Answer::of(&charts, found)).into_response(),
+        Some(found) => Json(Answer::of(charts, found)).into_response(),
         None => StatusCode::NOT_MODIFIED.into_response(),
     };
     cache_headers(response.headers_mut(), &etag(&revisions));
