@@ -9,6 +9,7 @@ import socket
 import tempfile
 import time
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from monitoring import OBSERVABILITY, Monitored
@@ -337,6 +338,21 @@ class Faults(unittest.TestCase):
                 self.fires("GeoipRefused")
         stack.quiet("GeoipRefused")
 
-    def test_14_all_alerts_were_seen_but_those_whose_fault_is_not_planted(self):
+    def test_14_somebody_who_guesses_the_token(self):
+        stack = self.stack
+        self.before("WrongTokens")
+
+        def guess(_):
+            return stack.curl(stack.direct + "/dashboard/api/emails", "-H", "X-Tracker-Token: wrong").status
+
+        def guess_often():
+            # At once, for each has to wait for its answer.
+            with ThreadPoolExecutor(20) as pool:
+                self.assertEqual(set(pool.map(guess, range(40))), {401})
+
+        self.fires("WrongTokens", meanwhile=guess_often)
+        stack.quiet("WrongTokens")
+
+    def test_15_all_alerts_were_seen_but_those_whose_fault_is_not_planted(self):
         names = {name.removeprefix("EmailTracker") for name in NAMES}
         self.assertEqual(names - self.planted, NOT_PLANTED)

@@ -40,7 +40,7 @@ use service_kit::{
 use tokio::runtime::Handle;
 
 use crate::{
-    api::{charts::READ_CHARTS, erasures},
+    api::{charts::READ_CHARTS, erasures, list::ReadRevisions},
     auth::Tokens,
     diagnostics::{latency::ReadLatencies, signals::ReadSignals},
     failures::{Failures, Guesses},
@@ -48,6 +48,7 @@ use crate::{
     http::Dashboard,
     live::Live,
     metrics::Metrics,
+    session::ReadGeneration,
 };
 
 pub use settings::{SETTINGS, Settings};
@@ -80,6 +81,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
     let config = settings.database.context("DATABASE_URL is not set")?;
     let database = Database::open(&config, metrics.meter())?
         .counting(&[ReadSignals::NAME, ReadLatencies::NAME, READ_CHARTS])
+        .counting(&[ReadGeneration::NAME, ReadRevisions::NAME])
         .counting(&erasures::NAMES);
     let health = Health::of(database.clone());
     let live = Live::new(stop.clone());

@@ -8,7 +8,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     extract::State,
-    http::{HeaderMap, HeaderName, StatusCode, header},
+    http::{HeaderMap, HeaderName, header},
     response::{
         IntoResponse, Response,
         sse::{Event, KeepAlive, Sse},
@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{errors::ApiError, etag::ETag, list::read_revisions},
+    api::{errors::ApiError, etag::ETag, list::ReadRevisions},
     http::Dashboard,
 };
 
@@ -80,7 +80,7 @@ impl Live {
 
 /// Names the state of all that lists show.
 async fn state_of(database: &Database) -> Result<String, ApiError> {
-    let revisions = read_revisions(database).await?;
+    let revisions = database.transact(&ReadRevisions).await?;
     Ok(ETag::new("live", &"", &revisions).into_text())
 }
 
@@ -122,8 +122,7 @@ pub(crate) async fn listen(
 ) -> Result<Response, ApiError> {
     let live = dashboard.live;
     let place = Arc::clone(&live.places).try_acquire_owned();
-    let place =
-        place.map_err(|_| ApiError::Refused(StatusCode::SERVICE_UNAVAILABLE, "Too many listen already"))?;
+    let place = place.map_err(|_| ApiError::Full("Too many listen already"))?;
     let known = headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let listener = Listener {
         state: live.state.subscribe(),

@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
-use database::Database;
+use database::{Database, Error, InStatement, Transaction, Work};
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::Sha256;
@@ -109,7 +109,7 @@ impl Session {
 
     /// Whether it was not ended since it began.
     async fn holds(&self, database: &Database) -> Result<bool, ApiError> {
-        Ok(self.generation == read_generation(database).await?)
+        Ok(self.generation == database.transact(&ReadGeneration).await?)
     }
 
     fn answer(&self, dashboard: &Dashboard) -> Json<Opened<'_>> {
@@ -198,23 +198,25 @@ pub(crate) async fn log_in(
         dashboard.metrics.wrong_token(Shown::AtLogIn);
         return Err(ApiError::Unauthorized);
     };
-    let (session, value) = Session::begin(&key, read_generation(&dashboard.database).await?, now);
+    let generation = dashboard.database.transact(&ReadGeneration).await?;
+    let (session, value) = Session::begin(&key, generation, now);
     let cookie = set_cookie(&headers, &value, LIFETIME_MS / 1_000)?;
     Ok((cookie, session.answer(&dashboard)).into_response())
 }
 
 /// The generation of the sessions that hold.
-async fn read_generation(database: &Database) -> Result<i64, ApiError> {
-    let client = database.client().await?;
-    let read = client
-        .prepare_cached(GENERATION)
-        .await
-        .map_err(database::Error::from)?;
-    let row = client
-        .query_one(&read, &[])
-        .await
-        .map_err(database::Error::from)?;
-    row.try_get(0).map_err(ApiError::defect)
+pub(crate) struct ReadGeneration;
+
+impl Work for ReadGeneration {
+    const NAME: &'static str = "sessions";
+    const READ_ONLY: bool = true;
+    type Output = i64;
+
+    async fn run(&self, tx: &Transaction<'_>) -> Result<i64, Error> {
+        let read = tx.prepare_cached(GENERATION).await.in_statement(Self::NAME)?;
+        let row = tx.query_one(&read, &[]).await.in_statement(Self::NAME)?;
+        Ok(row.try_get(0)?)
+    }
 }
 
 /// What is sent as JSON; `problem` is what is said of anything else.

@@ -9,6 +9,7 @@
     reason = "a test fails by panicking"
 )]
 #![allow(dead_code, reason = "each test file uses its part of what they share")]
+#![allow(clippy::print_stdout, reason = "how soon an open is seen is printed")]
 
 mod up;
 
@@ -77,7 +78,10 @@ async fn the_token_lets_in(browser: &Browser, origin: &str, token: &str) {
     browser.type_into("#token", &format!("not-{token}{ENTER}")).await;
     browser.shows(&["The server does not accept this token."]).await;
     browser.type_into("#token", &format!("{token}{ENTER}")).await;
-    browser.shows(&["Up to date", "person119@example.org"]).await;
+    browser.shows(&["Up to date", "Opens over time"]).await;
+    browser.has_no_barrier("overview").await;
+    browser.click("#tab-emails").await;
+    browser.shows(&["person119@example.org"]).await;
     browser.has_no_barrier("emails").await;
 }
 
@@ -107,7 +111,7 @@ async fn one_email_is_found(browser: &Browser) {
     rows_are(browser, "emails", 1).await;
     browser.has_no_barrier("one email").await;
     browser.click("#emails a").await;
-    browser.shows(&["Only email-7", "Phone"]).await;
+    browser.shows(&["Email email-7", "Phone"]).await;
     rows_are(browser, "opens", 1).await;
     browser.has_no_barrier("its timeline").await;
 }
@@ -170,7 +174,7 @@ async fn an_email_is_erased_for_good(browser: &Browser, up: &Up) {
     browser.type_into("#search", "person7@").await;
     rows_are(browser, "emails", 1).await;
     browser.click("#emails a").await;
-    browser.shows(&["Only email-7"]).await;
+    browser.shows(&["Email email-7"]).await;
     let enter = ENTER.to_string();
     browser.type_into("#erase-one", &enter).await;
     browser.shows(&["Everything about the recipient"]).await;

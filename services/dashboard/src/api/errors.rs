@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use crate::{auth::TOKEN_HEADER, openapi::schemas};
 
-/// Seconds after which a client may try again when the database is away.
+/// Seconds after which a client may try again when the database is away, or all places are taken.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
 
 /// Why a request failed; its text is what the client reads.
@@ -52,6 +52,9 @@ pub(crate) enum ApiError {
         /// After how many seconds the next one may be given.
         seconds: i64,
     },
+    /// All places are taken.
+    #[error("{0}")]
+    Full(&'static str),
     /// Something that the code does not understand: a defect.
     #[error("Internal error")]
     Defect(#[source] Box<dyn Error + Send + Sync>),
@@ -96,7 +99,7 @@ impl ApiError {
             Self::Parameter { .. } => StatusCode::BAD_REQUEST,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::DatabaseAway(_) | Self::Recorder(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::DatabaseAway(_) | Self::Recorder(_) | Self::Full(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Refused(status, _) => *status,
             Self::TooManyFailures { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Defect(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -137,7 +140,7 @@ impl IntoResponse for ApiError {
             Self::Unauthorized => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(TOKEN_HEADER));
             }
-            Self::DatabaseAway(_) | Self::Recorder(CallError::Away(_)) => {
+            Self::DatabaseAway(_) | Self::Recorder(CallError::Away(_)) | Self::Full(_) => {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
             }
             Self::TooManyFailures { seconds } => {
@@ -166,4 +169,16 @@ fn chain(error: &(dyn Error + 'static)) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_finds_no_place_is_told_when_to_come_again() {
+        let response = ApiError::Full("Too many listen already").into_response();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "5");
+    }
 }

@@ -16,7 +16,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use database::{Database, IsolationLevel, Timestamptz};
+use database::{Database, InStatement, IsolationLevel, Timestamptz, Transaction, Work};
 use futures::{StreamExt, stream};
 use serde::{Serialize, Serializer};
 use thiserror::Error;
@@ -394,16 +394,21 @@ async fn write<L: List>(
 }
 
 /// The present state of all that lists show.
-pub(crate) async fn read_revisions(database: &Database) -> Result<Revisions, ApiError> {
-    let read = async {
-        let connection = database.client().await?;
-        let statement = connection.prepare_cached(REVISIONS).await?;
-        Ok::<_, Cut>(revisions(&connection.query(&statement, &[]).await?)?)
-    };
-    Ok(read.await?)
+pub(crate) struct ReadRevisions;
+
+impl Work for ReadRevisions {
+    const NAME: &'static str = "revisions";
+    const READ_ONLY: bool = true;
+    type Output = Revisions;
+
+    async fn run(&self, tx: &Transaction<'_>) -> Result<Revisions, database::Error> {
+        let statement = tx.prepare_cached(REVISIONS).await.in_statement(Self::NAME)?;
+        let rows = tx.query(&statement, &[]).await.in_statement(Self::NAME)?;
+        Ok(revisions(&rows)?)
+    }
 }
 
-fn revisions(rows: &[Row]) -> Result<Revisions, RowError> {
+fn revisions(rows: &[Row]) -> Result<Revisions, tokio_postgres::Error> {
     rows.iter()
         .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
         .collect()

@@ -188,11 +188,10 @@ impl<'q> Parameters<'q> {
     pub(crate) fn zone(&self) -> Result<Option<String>, ApiError> {
         let zone = self.value("zone", || Kind::Zone)?;
         let may_be = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-/".contains(&byte);
-        let is_one = |zone: &String| (1..=MAX_ZONE_BYTES).contains(&zone.len()) && zone.bytes().all(may_be);
-        if zone.as_ref().is_none_or(is_one) {
-            Ok(zone)
-        } else {
-            Err(unknown_zone())
+        match zone {
+            Some(zone) if zone.is_empty() => Err(ApiError::parameter("zone", "is empty")),
+            Some(zone) if zone.len() > MAX_ZONE_BYTES || !zone.bytes().all(may_be) => Err(unknown_zone()),
+            zone => Ok(zone),
         }
     }
 }

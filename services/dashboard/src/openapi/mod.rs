@@ -65,6 +65,7 @@ fn failures() -> Value {
         "NotFound": failure("There is no such path."),
         "MethodNotAllowed": failure("The path is there, but not for this method; `Allow` names those that are."),
         "TooManyFailures": with_retry("Too many wrong tokens from this address."),
+        "InternalError": failure("A defect. What is wrong stands in the log."),
         "Unavailable": with_retry("The database is away, or all places are taken."),
     })
 }

@@ -59,12 +59,29 @@ fn refused_bodies() -> Value {
     })
 }
 
-const OF_READS: [(&str, &str); 2] = [("401", "Unauthorized"), ("503", "Unavailable")];
-const OF_LISTS: [(&str, &str); 3] = [
-    ("400", "BadParameter"),
+const OF_READS: [(&str, &str); 3] = [
     ("401", "Unauthorized"),
+    ("500", "InternalError"),
     ("503", "Unavailable"),
 ];
+const OF_LISTS: [(&str, &str); 4] = [
+    ("400", "BadParameter"),
+    ("401", "Unauthorized"),
+    ("500", "InternalError"),
+    ("503", "Unavailable"),
+];
+
+fn tag(description: &str) -> Value {
+    let schema = json!({"type": "string", "pattern": "^W/\".+\"$"});
+    json!({"ETag": {"required": true, "schema": schema, "description": description}})
+}
+
+fn known_tag() -> Value {
+    json!({
+        "name": "If-None-Match", "in": "header", "schema": {"type": "string"},
+        "description": "The `ETag` of an answer that the client holds.",
+    })
+}
 
 /// A list: pages of `item`. `is_paged` if every answer is a page.
 fn list<L: List>(operation_id: &str, summary: &str, item: &str, is_paged: bool) -> Value {
@@ -100,8 +117,7 @@ fn list<L: List>(operation_id: &str, summary: &str, item: &str, is_paged: bool) 
 
 /// What answers 304 to who holds the answer already.
 fn tagged(operation_id: &str, summary: &str, found: Value, mut parameters: Vec<Value>) -> Value {
-    let tag = json!({"ETag": {"required": true, "schema": {"type": "string", "pattern": "^W/\".+\"$"},
-                              "description": "Of the data and the question."}});
+    let tag = tag("Of the data and the question.");
     let found = with(found, "headers", tag.clone());
     let unchanged = json!({"description": "The client holds the answer already.", "headers": tag});
     let operation = read(
@@ -110,10 +126,7 @@ fn tagged(operation_id: &str, summary: &str, found: Value, mut parameters: Vec<V
         json!({"200": found, "304": unchanged}),
         &OF_LISTS,
     );
-    parameters.push(json!({
-        "name": "If-None-Match", "in": "header", "schema": {"type": "string"},
-        "description": "The `ETag` of an answer that the client holds.",
-    }));
+    parameters.push(known_tag());
     json!({"get": with(operation, "parameters", parameters.into())})
 }
 
@@ -237,14 +250,13 @@ pub(crate) fn live() -> Value {
 }
 
 pub(crate) fn this_document() -> Value {
-    let document = success(
-        "The document.",
-        JSON,
-        &json!({"type": "object", "required": ["openapi", "paths"]}),
-    );
-    let unchanged = json!({"description": "The client holds it already."});
+    let tag = tag("Of the document.");
+    let schema = json!({"type": "object", "required": ["openapi", "paths"]});
+    let document = with(success("The document.", JSON, &schema), "headers", tag.clone());
+    let unchanged = json!({"description": "The client holds it already.", "headers": tag});
     let responses = json!({"200": document, "304": unchanged});
-    json!({"get": read("openapi", "This document", responses, &OF_READS)})
+    let operation = read("openapi", "This document", responses, &OF_READS);
+    json!({"get": with(operation, "parameters", json!([known_tag()]))})
 }
 
 pub(crate) fn erasures() -> Value {
@@ -275,7 +287,11 @@ pub(crate) fn erasures() -> Value {
         "503",
         with(away, "headers", json!({"Retry-After": retry})),
     );
-    let refusals = [("401", "Unauthorized"), ("403", "Forbidden")];
+    let refusals = [
+        ("401", "Unauthorized"),
+        ("403", "Forbidden"),
+        ("500", "InternalError"),
+    ];
     let mut erased = read(
         "erase",
         "Erases an email, or all emails to an address, for good",
@@ -359,6 +375,7 @@ pub(crate) fn session() -> Value {
         ("401", "Unauthorized"),
         ("403", "Forbidden"),
         ("429", "TooManyFailures"),
+        ("500", "InternalError"),
         ("503", "Unavailable"),
     ] {
         of_log_in = with(of_log_in, status, reference("responses", name));
@@ -368,6 +385,7 @@ pub(crate) fn session() -> Value {
             "200": success,
             "401": reference("responses", "Unauthorized"),
             "403": reference("responses", "Forbidden"),
+            "500": reference("responses", "InternalError"),
         })
     };
     let of_the_one_shown = with(of_a_session(opened), "503", reference("responses", "Unavailable"));

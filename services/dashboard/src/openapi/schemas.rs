@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use tracking::{
-    agents::AgentClass,
+    agents::{AgentClass, Confidence},
     token::{MAX_FIELD_BYTES, MAX_RECIPIENT_BYTES},
 };
 use utoipa::{
@@ -26,9 +26,6 @@ use crate::{
 const TIME_PATTERN: &str = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$";
 /// IPv4, or IPv6 as RFC 5952 writes it.
 const ADDRESS_PATTERN: &str = r"^(\d{1,3}(\.\d{1,3}){3}|[0-9a-f:]*:[0-9a-f:.]*)$";
-
-/// How far opens are believed.
-const CONFIDENCES: [&str; 4] = ["human", "likely", "unclear", "automated"];
 
 /// As PostgreSQL writes them.
 const UUID_PATTERN: &str = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$";
@@ -87,8 +84,8 @@ fn erasure_request() -> Value {
 fn counts(mut others: Value) -> Value {
     let mut required = Vec::new();
     if let Some(properties) = others.as_object_mut() {
-        for confidence in CONFIDENCES {
-            properties.insert(confidence.to_owned(), count());
+        for confidence in Confidence::ALL {
+            properties.insert(confidence.as_str().to_owned(), count());
         }
         required.extend(properties.keys().cloned());
     }
@@ -174,7 +171,7 @@ pub(crate) fn agent_class() -> Object {
 }
 
 pub(crate) fn confidence() -> Object {
-    words(CONFIDENCES)
+    words(Confidence::ALL.map(Confidence::as_str))
 }
 
 pub(crate) fn status() -> Object {
