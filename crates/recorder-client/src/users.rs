@@ -17,6 +17,8 @@ use crate::{RecorderSettings, channel, client, metadata};
 const ERASING: Duration = Duration::from_secs(25);
 /// How long it may take to end sessions: somebody waits to be logged out.
 const ENDING: Duration = Duration::from_secs(5);
+/// How long it may take to say that it would do either; shorter than a readiness check may take.
+const ASKING: Duration = Duration::from_secs(1);
 
 /// What is to be erased.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,6 +112,22 @@ impl Users {
         })
         .await?;
         Ok(())
+    }
+
+    /// Whether a recorder can be reached and would do what users ask. Nothing is changed by it.
+    pub async fn check(&self) -> Result<(), CallError> {
+        // An erasure of nothing: who is let in is told that it names nothing, before anything is looked at.
+        let nothing = v1::EraseRequest { subject: None };
+        let answer = self
+            .call(ASKING, nothing, async |mut client, request| {
+                client.erase(request).await
+            })
+            .await;
+        match answer {
+            Err(CallError::Refused(status)) if status.code() == Code::InvalidArgument => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => Ok(()),
+        }
     }
 
     async fn call<Q, A>(

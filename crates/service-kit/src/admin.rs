@@ -130,7 +130,11 @@ pub async fn serve(
         .route("/live", get(|| async { Json(json!({"status": "live"})) }))
         .route("/ready", get(ready))
         .route("/metrics", get(render_metrics))
-        .route("/log-level", get(get_log_level).put(set_log_level))
+        // POST too: the one client in the containers, BusyBox's wget, knows no PUT.
+        .route(
+            "/log-level",
+            get(get_log_level).put(set_log_level).post(set_log_level),
+        )
         .with_state(Admin {
             readiness,
             service: Handle::current(),

@@ -85,6 +85,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         .counting(&erasures::NAMES);
     let health = Health::of(database.clone());
     let live = Live::new(stop.clone());
+    let recorder = settings.recorder.as_ref().map(Users::new);
     let dashboard = Dashboard {
         tokens: Tokens::new(settings.tokens.iter().map(Secret::expose)),
         metrics: Metrics::new(metrics.meter()),
@@ -95,7 +96,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         guesses: Guesses::default(),
         live: live.clone(),
         count_automated: settings.count_automated,
-        recorder: settings.recorder.as_ref().map(Users::new),
+        recorder: recorder.clone(),
     };
     if dashboard.tokens.is_empty() {
         tracing::warn!("DASHBOARD_TOKEN is not set: every request for data is refused");
@@ -114,7 +115,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
         "admin",
         admin::serve(
             sockets.admin,
-            readiness(health),
+            readiness(health, recorder),
             metrics,
             sockets.log_level,
             stop.clone(),
@@ -128,11 +129,11 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
     ended
 }
 
-/// Ready means that a read works. The check runs on this runtime, not on the admin port's own: a connection that it opens
-/// is then driven where it is used later.
-fn readiness(health: Health) -> Readiness {
+/// Ready means that a read works. Without its recorder the dashboard is still of use, so that is no more than degraded. The
+/// check runs on this runtime, not on the admin port's own: a connection that it opens is then driven where it is used later.
+fn readiness(health: Health, recorder: Option<Users>) -> Readiness {
     let runtime = Handle::current();
-    Readiness::new().check("database", move || {
+    let reads = Readiness::new().check("database", move || {
         let health = health.clone();
         let checked = runtime.spawn(async move { health.check().await });
         async move {
@@ -140,6 +141,18 @@ fn readiness(health: Health) -> Readiness {
                 Ok(Ok(())) => admin::Health::Ok,
                 Ok(Err(problem)) => admin::Health::Failing(problem),
                 Err(error) => admin::Health::Failing(error.to_string()),
+            }
+        }
+    });
+    let Some(recorder) = recorder else {
+        return reads;
+    };
+    reads.check("recorder", move || {
+        let recorder = recorder.clone();
+        async move {
+            match recorder.check().await {
+                Ok(()) => admin::Health::Ok,
+                Err(error) => admin::Health::Degraded(error.to_string()),
             }
         }
     })

@@ -352,6 +352,40 @@ async fn the_private_database_is_found_kept_by_number_and_told_to_prometheus() {
     assert_eq!(dumps(), 2);
 }
 
+/// A database that was lost and begun anew: what is in the folder is what is wanted back.
+#[tokio::test]
+async fn the_schedule_does_not_put_an_empty_database_on_top_of_a_full_backup() {
+    let server = PrivatePostgres::start().await;
+    let full = migrated(&server).await;
+    record_all_kinds(&full).await;
+    let folder = tempfile::tempdir().unwrap();
+    let dump = backed_up(&full, folder.path()).await;
+    let empty = migrated(&server).await;
+    let url = empty.url();
+    let variables = [("DATABASE_URL", &*url), ("LOG_FORMAT", "text")];
+    let mut schedule = Spawned::start(&mut command(
+        &["backup", "--every", "1s", text(folder.path())],
+        &variables,
+    ));
+    let failure = schedule.line_with("the backup failed").await;
+    assert!(
+        failure.contains(&format!("is empty, and {} holds ", text(&dump))),
+        "{failure}"
+    );
+
+    // That one is the newest, and once it is restored, the schedule goes on.
+    succeeds(&["restore", text(folder.path())], &variables).await;
+    assert_eq!(contents(&empty).await, contents(&full).await);
+    schedule.line_with("backed up").await;
+    schedule.signal(Signal::TERM);
+    assert!(schedule.exit().await.success(), "{}", schedule.stderr());
+
+    let empty = migrated(&server).await;
+    let url = empty.url();
+    let said = succeeds(&["backup", text(folder.path())], &[("DATABASE_URL", &url)]).await;
+    assert!(said.contains("0 emails"), "who asks by hand knows: {said}");
+}
+
 #[tokio::test]
 async fn a_pg_dump_that_is_too_old_is_told_in_one_line() {
     use std::os::unix::fs::PermissionsExt as _;

@@ -25,7 +25,7 @@ use serde_json::Value;
 use crate::{
     certificates::Certificate,
     documented::assert_is_documented,
-    stack::{Plan, Stack},
+    stack::{DashboardsRecorder, Plan, Stack},
 };
 
 /// All that is behind a certificate.
@@ -223,8 +223,36 @@ async fn a_stopped_recorder() {
         &stack.json().await,
         "recorder-service",
         "cannot connect",
-        &["self-test", "pixel-clock", "spool"],
+        &["dashboard-recorder", "self-test", "pixel-clock", "spool"],
     );
+}
+
+/// All can be read, but a user cannot erase.
+#[tokio::test]
+async fn a_dashboard_that_does_not_reach_the_recorder() {
+    for (dashboards_recorder, found) in [
+        (
+            DashboardsRecorder::AnotherToken,
+            "RECORDER_TOKEN is the same on both",
+        ),
+        (DashboardsRecorder::Elsewhere, "no recorder has answered"),
+    ] {
+        let stack = Stack::of(Plan {
+            dashboards_recorder,
+            ..Plan::default()
+        })
+        .await;
+        assert_root_cause(&stack.json().await, "dashboard-recorder", found, &[]);
+    }
+    let stack = Stack::of(Plan {
+        dashboards_recorder: DashboardsRecorder::Nothing,
+        ..Plan::default()
+    })
+    .await;
+    let report = stack.json().await;
+    assert_eq!(report["ok"], true, "{report:#}");
+    let needs = check(&report, "dashboard-recorder")["needs"].as_str().unwrap();
+    assert!(needs.starts_with("RECORDER_URL of the dashboard"), "{needs}");
 }
 
 /// A file system of its own; it needs root.
@@ -280,6 +308,7 @@ async fn an_old_schema() {
     let blocked = [
         "recorder-service",
         "dashboard-service",
+        "dashboard-recorder",
         "dashboard",
         "token",
         "wrong-token",
@@ -360,6 +389,7 @@ async fn what_is_not_given_is_not_checked_and_nothing_fails() {
         ("self-test", "DASHBOARD_TOKEN"),
         ("database", "DATABASE_URL"),
         ("recorder-service", "RECORDER_ADMIN_URL"),
+        ("dashboard-recorder", "DASHBOARD_ADMIN_URL"),
         ("spool", "PIXEL_ADMIN_URL"),
         ("spool-disk", "SPOOL_DIR"),
         ("admin-ports", "PUBLIC_ADDRESS"),

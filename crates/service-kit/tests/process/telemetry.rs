@@ -53,7 +53,7 @@ fn traces_reach_the_collector_at_the_latest_at_the_end() {
         &[("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url())],
         crate::child::command,
     );
-    request(running.admin, "PUT", "/log-level", "error");
+    request(running.admin, "POST", "/log-level", "error");
     get(running.public, "/traced");
     running.signal(Signal::TERM);
     assert_eq!(running.end(), (Some(0), String::new()));

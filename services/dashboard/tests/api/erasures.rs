@@ -4,7 +4,7 @@ use recorder_api::v1::erase_request::Subject;
 use serde_json::json;
 use test_support::{
     TestDatabase,
-    http::{Answer, Request},
+    http::{Answer, Request, get},
 };
 use tracking::Token;
 
@@ -234,6 +234,52 @@ async fn without_a_recorder_it_says_so() {
     );
     assert_eq!(refused.header("retry-after"), None);
     assert_eq!(recorder.seen(), []);
+}
+
+/// Who only wants to read needs no recorder: no proxy is to take such a dashboard out.
+#[tokio::test]
+async fn readiness_tells_of_a_recorder_that_is_away_and_stays() {
+    let told = async |dashboard: &Running| {
+        let answer = get(dashboard.admin, "/ready").await;
+        let found = answer.json();
+        assert_eq!(
+            (answer.status, &found["checks"]["database"]),
+            (200, &json!({"ok": true}))
+        );
+        (
+            found["status"].as_str().unwrap().to_owned(),
+            found["checks"]["recorder"].clone(),
+        )
+    };
+    let (dashboard, recorder, database) = with_recorder(10, RECORDER_TOKEN).await;
+    assert_eq!(told(&dashboard).await, ("ready".to_owned(), json!({"ok": true})));
+    assert_eq!(recorder.seen(), [], "asking erases nothing");
+
+    let url = database.url_of(database::DASHBOARD_ROLE);
+    for (of_recorder, token, expected) in [
+        ("http://127.0.0.1:1", RECORDER_TOKEN, "no recorder has answered"),
+        (
+            recorder.url().as_str(),
+            "another token",
+            "RECORDER_TOKEN is the same on both",
+        ),
+    ] {
+        let dashboard = Running::with(settings(
+            &url,
+            &[
+                ("DASHBOARD_TOKEN", TOKEN),
+                ("RECORDER_URL", of_recorder),
+                ("RECORDER_TOKEN", token),
+            ],
+        ))
+        .await;
+        let (status, found) = told(&dashboard).await;
+        assert_eq!((status.as_str(), &found["ok"]), ("degraded", &json!(true)));
+        assert!(found["detail"].as_str().unwrap().contains(expected), "{found}");
+    }
+
+    let dashboard = Running::without_facts().await;
+    assert_eq!(told(&dashboard).await, ("ready".to_owned(), json!(null)));
 }
 
 /// Two dashboards over one database, as behind one address.

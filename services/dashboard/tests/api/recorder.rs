@@ -88,7 +88,8 @@ impl Recorder for Service {
 
     async fn erase(&self, request: Request<EraseRequest>) -> Result<Response<EraseResponse>, Status> {
         check(&request)?;
-        let subject = request.into_inner().subject.unwrap();
+        let subject = request.into_inner().subject;
+        let subject = subject.ok_or_else(|| Status::invalid_argument("nothing is named"))?;
         self.seen.lock().unwrap().push(subject.clone());
         let (condition, text) = match &subject {
             Subject::EmailId(email_id) => ("email_id = $1", email_id),

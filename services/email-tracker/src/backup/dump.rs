@@ -13,8 +13,17 @@ const SESSION: &str =
     "set statement_timeout = 0; set idle_in_transaction_session_timeout = 0; set search_path = public;
                        begin isolation level repeatable read read only";
 
+/// Who wants a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    Hand,
+    /// It knows no better, and does not take a database that was lost and begun anew for a newer state of the old one: its
+    /// backups would be what a restore takes, and push out the good ones.
+    Schedule,
+}
+
 /// Makes a backup in `folder`; what is unfinished when this is dropped is removed by the next one.
-pub(super) async fn made(settings: &DatabaseSettings, folder: &Folder) -> anyhow::Result<Complete> {
+pub(super) async fn made(settings: &DatabaseSettings, folder: &Folder, by: By) -> anyhow::Result<Complete> {
     let config = settings.config()?;
     let session = config
         .connect()
@@ -44,6 +53,22 @@ pub(super) async fn made(settings: &DatabaseSettings, folder: &Folder) -> anyhow
         .await
         .in_statement("export_snapshot")?;
     let snapshot: String = row.try_get(0)?;
+    let counts = Counts {
+        emails: row.try_get(3)?,
+        hits: row.try_get(4)?,
+        marks: row.try_get(5)?,
+    };
+    if by == By::Schedule
+        && counts.is_nothing()
+        && let Some(newest) = folder.newest()?
+        && !newest.manifest.counts.is_nothing()
+    {
+        bail!(
+            "{config} is empty, and {} holds {}: restore that one; if it is meant to be empty, `email-tracker backup` by hand",
+            newest.path.display(),
+            newest.manifest
+        );
+    }
     let server = u32::try_from(row.try_get::<_, i32>(2)?)? / 10_000;
     let programs = Programs::find(settings, server)?;
     let created_at = SystemClock.now();
@@ -74,11 +99,7 @@ pub(super) async fn made(settings: &DatabaseSettings, folder: &Folder) -> anyhow
         schema_version,
         postgres: row.try_get(1)?,
         pg_dump: programs.major,
-        counts: Counts {
-            emails: row.try_get(3)?,
-            hits: row.try_get(4)?,
-            marks: row.try_get(5)?,
-        },
+        counts,
     })
     .await
 }

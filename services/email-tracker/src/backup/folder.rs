@@ -43,6 +43,12 @@ pub(crate) struct Counts {
     pub(crate) marks: i64,
 }
 
+impl Counts {
+    pub(super) fn is_nothing(self) -> bool {
+        (self.emails, self.hits, self.marks) == (0, 0, 0)
+    }
+}
+
 impl fmt::Display for Manifest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Counts { emails, hits, marks } = self.counts;

@@ -18,7 +18,10 @@ pub(crate) use self::{
     folder::{Complete, Counts, Folder, Manifest},
     programs::{Programs, reason},
 };
-use self::{dump::made, metrics::MetricsFile};
+use self::{
+    dump::{By, made},
+    metrics::MetricsFile,
+};
 
 const BACKUP_DIR: Setting = Setting::new(
     "BACKUP_DIR",
@@ -116,7 +119,7 @@ pub(crate) fn backup(arguments: &Arguments) -> anyhow::Result<()> {
         let stop = stop_on_signal()?;
         let Some(every) = arguments.every else {
             return tokio::select! {
-                done = once(&settings) => done.map(report),
+                done = once(&settings, By::Hand) => done.map(report),
                 () = stop.cancelled() => bail!("stopped before the backup was complete; nothing of it is left"),
             };
         };
@@ -127,10 +130,10 @@ pub(crate) fn backup(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 /// Makes one backup, and removes those that are no longer to be kept.
-async fn once(settings: &Settings) -> anyhow::Result<Complete> {
+async fn once(settings: &Settings, by: By) -> anyhow::Result<Complete> {
     let folder = Folder::lock(&settings.folder)?;
     let since = tokio::time::Instant::now();
-    let complete = made(&settings.database, &folder).await?;
+    let complete = made(&settings.database, &folder, by).await?;
     if let Some(metrics) = &settings.metrics {
         metrics.succeeded(&complete, since.elapsed())?;
     }

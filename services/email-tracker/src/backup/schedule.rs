@@ -6,7 +6,7 @@ use service_kit::SystemClock;
 use tokio_util::sync::CancellationToken;
 use tracking::Clock as _;
 
-use super::{Folder, Settings, once};
+use super::{By, Folder, Settings, once};
 
 /// After a failure; doubled with each one that follows.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
@@ -26,7 +26,7 @@ pub(super) async fn run(settings: &Settings, every: Duration, stop: &Cancellatio
         let sleep = match due_in(settings, every) {
             Duration::ZERO => {
                 let done = tokio::select! {
-                    done = once(settings) => done,
+                    done = once(settings, By::Schedule) => done,
                     () = stop.cancelled() => return,
                 };
                 match done {

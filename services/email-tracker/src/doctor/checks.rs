@@ -20,6 +20,7 @@ pub(super) enum Check {
     PixelService,
     RecorderService,
     DashboardService,
+    DashboardRecorder,
     Health,
     Pixel,
     PlainPixel,
@@ -34,7 +35,7 @@ pub(super) enum Check {
 }
 
 impl Check {
-    pub(super) const ALL: [Self; 28] = [
+    pub(super) const ALL: [Self; 29] = [
         Self::Dns,
         Self::DnsA,
         Self::DnsAaaa,
@@ -52,6 +53,7 @@ impl Check {
         Self::PixelService,
         Self::RecorderService,
         Self::DashboardService,
+        Self::DashboardRecorder,
         Self::Health,
         Self::Pixel,
         Self::PlainPixel,
@@ -84,6 +86,7 @@ impl Check {
             Self::PixelService => "pixel-service",
             Self::RecorderService => "recorder-service",
             Self::DashboardService => "dashboard-service",
+            Self::DashboardRecorder => "dashboard-recorder",
             Self::Health => "health",
             Self::Pixel => "pixel",
             Self::PlainPixel => "plain-pixel",
@@ -111,6 +114,7 @@ impl Check {
             Self::CertificateDates | Self::CertificateName => &[Self::CertificateChain],
             Self::Schema => &[Self::Database],
             Self::RecorderService | Self::DashboardService => &[Self::Schema],
+            Self::DashboardRecorder => &[Self::RecorderService, Self::DashboardService],
             Self::Health => &[
                 Self::CertificateChain,
                 Self::CertificateDates,

@@ -98,6 +98,29 @@ pub(super) async fn service(setting: &str, admin: Option<&Address>, name: &str) 
     }
 }
 
+/// Whether the dashboard can have the recorder erase and end sessions, as it says itself.
+pub(super) async fn dashboard_recorder(admin: Option<&Address>) -> Finding {
+    let Some(admin) = admin else {
+        return Finding::needs("DASHBOARD_ADMIN_URL");
+    };
+    let answer = match ask(admin, "/ready").await {
+        Ok(answer) => answer,
+        Err(error) => return Finding::failed(format!("{error:#}"), "look at the dashboard's log"),
+    };
+    let check = answer.json("/checks/recorder");
+    if check.is_null() {
+        return Finding::needs("RECORDER_URL of the dashboard, without which it cannot erase");
+    }
+    match check.get("detail").and_then(serde_json::Value::as_str) {
+        None => Finding::ok("it is let in"),
+        Some(detail) => Finding::failed(
+            detail,
+            "give the dashboard the recorder's RECORDER_URL and RECORDER_TOKEN (`docker compose up -d`); until then nothing \
+             can be erased, and a log-out ends one session alone",
+        ),
+    }
+}
+
 impl Patient {
     pub(super) async fn database(&mut self) -> Finding {
         let Some(config) = &self.settings.database else {

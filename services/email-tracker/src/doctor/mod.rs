@@ -171,6 +171,9 @@ impl Patient {
                 )
                 .await
             }
+            Check::DashboardRecorder => {
+                host::dashboard_recorder(self.settings.dashboard_admin.as_ref()).await
+            }
             Check::Health => self.health("/health", "pixel").await,
             Check::Dashboard => self.health("/dashboard/health", "dashboard").await,
             Check::Pixel => self.pixel().await,
@@ -211,6 +214,7 @@ impl Patient {
             Check::PixelService => "the pixel's /ready".to_owned(),
             Check::RecorderService => "the recorder's /ready".to_owned(),
             Check::DashboardService => "the dashboard's /ready".to_owned(),
+            Check::DashboardRecorder => "the dashboard's way to the recorder".to_owned(),
             Check::Health => format!("{url}/health"),
             Check::Dashboard => format!("{url}/dashboard/health"),
             Check::Pixel => format!("a pixel at {url}"),

@@ -27,6 +27,8 @@ use crate::{
 pub(crate) const NAME: &str = "track.test";
 /// Another address than the one of the admin ports; on Linux all of 127/8 is there.
 const PUBLIC: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+/// What the recorder lets in.
+const RECORDER_TOKEN: &str = "between-the-services";
 
 /// What is different from a healthy one.
 pub(crate) struct Plan {
@@ -36,6 +38,16 @@ pub(crate) struct Plan {
     pub(crate) pixel_admin: Ipv4Addr,
     /// Instead of a folder on the disk of other temporary files.
     pub(crate) spool_dir: Option<PathBuf>,
+    pub(crate) dashboards_recorder: DashboardsRecorder,
+}
+
+/// What the dashboard is told of the recorder.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DashboardsRecorder {
+    Right,
+    AnotherToken,
+    Elsewhere,
+    Nothing,
 }
 
 impl Default for Plan {
@@ -45,6 +57,7 @@ impl Default for Plan {
             dns: PUBLIC,
             pixel_admin: Ipv4Addr::LOCALHOST,
             spool_dir: None,
+            dashboards_recorder: DashboardsRecorder::Right,
         }
     }
 }
@@ -78,21 +91,39 @@ impl Stack {
         let (given, recorder, recorder_admin) =
             surroundings("recorder", Ipv4Addr::LOCALHOST, &recorder_stop).await;
         let url = database.url_of(RECORDER_ROLE);
-        let told = settings(&[("DATABASE_URL", &url)], recorder::Settings::read);
+        let told = settings(
+            &[("DATABASE_URL", &url), ("RECORDER_TOKEN", RECORDER_TOKEN)],
+            recorder::Settings::read,
+        );
         tasks.spawn(async move { recorder::run(told, given).await.unwrap() });
 
         let (given, dashboard, dashboard_admin) = surroundings("dashboard", Ipv4Addr::LOCALHOST, &stop).await;
         let url = database.url_of(DASHBOARD_ROLE);
+        let recorder_url = format!("http://{recorder}");
+        let (of_recorder, token) = match plan.dashboards_recorder {
+            DashboardsRecorder::Right => (recorder_url.as_str(), RECORDER_TOKEN),
+            DashboardsRecorder::AnotherToken => (recorder_url.as_str(), "another"),
+            DashboardsRecorder::Elsewhere => ("http://127.0.0.1:1", RECORDER_TOKEN),
+            DashboardsRecorder::Nothing => ("", ""),
+        };
         let told = settings(
-            &[("DATABASE_URL", &url), ("DASHBOARD_TOKEN", TOKEN)],
+            &[
+                ("DATABASE_URL", &url),
+                ("DASHBOARD_TOKEN", TOKEN),
+                ("RECORDER_URL", of_recorder),
+                ("RECORDER_TOKEN", token),
+            ],
             dashboard::Settings::read,
         );
         tasks.spawn(async move { dashboard::run(told, given).await.unwrap() });
 
         let (given, pixel, pixel_admin) = surroundings("pixel", plan.pixel_admin, &stop).await;
-        let url = format!("http://{recorder}");
         let told = settings(
-            &[("SPOOL_DIR", spool_dir), ("RECORDER_URL", &url)],
+            &[
+                ("SPOOL_DIR", spool_dir),
+                ("RECORDER_URL", &recorder_url),
+                ("RECORDER_TOKEN", RECORDER_TOKEN),
+            ],
             pixel::Settings::read,
         );
         tasks.spawn(async move { pixel::run(told, given).await.unwrap() });
