@@ -36,7 +36,12 @@ class Monitored(Stack):
         self.copy = Path(tempfile.mkdtemp(prefix="observability", dir=self.folder.name))
         self.prometheus = free_port()
         self.settings |= {"PROMETHEUS_PORT": self.prometheus, "OBSERVABILITY": self.copy, "GRAFANA_PORT": free_port()}
-        self.overrides = [HERE / "monitoring.yml"]
+        targets = Path(self.folder.name) / "webhooks.json"
+        target = {"name": "chat", "url": "http://receiver:8080/", "format": "slack", "events": ["first_open"]}
+        targets.write_text(json.dumps([target]))
+        self.settings |= {"WEBHOOKS_FILE": targets, "WEBHOOK_PRIVATE_NETWORKS": f"{self.settings['SUBNET_PREFIX']}.32/28"}
+        self.own = [ROOT / "docker-compose.webhooks.yml", HERE / "monitoring.yml"]
+        self.overrides = self.own
         self.more = Path(self.folder.name) / "more.yml"
         shutil.copytree(OBSERVABILITY, self.copy, dirs_exist_ok=True)
         seen = set()
@@ -62,10 +67,10 @@ class Monitored(Stack):
 
     def with_more(self, text=None):
         """What is added to the compose files from now on; None: nothing."""
-        self.overrides = [HERE / "monitoring.yml"]
+        self.overrides = self.own
         if text is not None:
             self.more.write_text(text)
-            self.overrides.append(self.more)
+            self.overrides = [*self.own, self.more]
 
     def backup_at(self, when):
         """Leaves what `email-tracker backup` leaves after it succeeded."""

@@ -21,8 +21,8 @@ DASHBOARD = json.loads((OBSERVABILITY / "grafana" / "dashboards" / "email-tracke
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 NAMES = re.findall(r"- alert: (\w+)", ALERTS)
 
-# No test here makes a disk slow, or waits for hours; of webhooks the recorder's own tests have faults enough.
-NOT_PLANTED = {"SpoolDiskSlow", "WebhookFails", "WebhookEventsSetAside"}
+# No test here makes a disk slow.
+NOT_PLANTED = {"SpoolDiskSlow"}
 
 
 def expressions():
@@ -182,6 +182,11 @@ class Faults(unittest.TestCase):
     def start(self, *services):
         self.stack.compose("start", *services)
 
+    def psql(self, command):
+        """What the database answers to its owner."""
+        words = ["-h", "127.0.0.1", "-U", "email_tracker_owner", "-qAt", "-c", command, "email_tracker"]
+        return self.stack.compose("exec", "-T", "postgres", "psql", *words)
+
     def test_01_a_missing_backup_and_a_certificate_that_ends_soon(self):
         # Caddy's own authority makes them for twelve hours.
         self.fires("BackupMissing", "CertificateExpires", "CertificateExpiresNow")
@@ -261,11 +266,7 @@ class Faults(unittest.TestCase):
     def test_07_a_database_without_connections(self):
         stack = self.stack
         self.before("DatabaseConnectionsExhausted")
-
-        def psql(command):
-            words = ["-h", "127.0.0.1", "-U", "email_tracker_owner", "-qAt", "-c", command, "email_tracker"]
-            stack.compose("exec", "-T", "postgres", "psql", *words)
-
+        psql = self.psql
         psql("alter role email_tracker_recorder connection limit 0")
         self.addCleanup(psql, "alter role email_tracker_recorder connection limit -1")
         psql("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'email_tracker_recorder'")
@@ -353,6 +354,24 @@ class Faults(unittest.TestCase):
         self.fires("WrongTokens", meanwhile=guess_often)
         stack.quiet("WrongTokens")
 
-    def test_15_all_alerts_were_seen_but_those_whose_fault_is_not_planted(self):
+    def test_15_a_webhook_that_answers_500(self):
+        stack = self.stack
+        self.before("WebhookFails", "WebhookEventsSetAside")
+        stack.settings["RECEIVER_STATUS"] = 500
+        stack.up("--no-deps", "receiver")
+        stack.hit(3)
+        self.fires("WebhookFails")
+        # As if it had failed for longer than patience_hours.
+        self.assertEqual(self.psql("select count(*) from webhook_events"), "3\n")
+        self.psql("update webhook_events set queued_at = queued_at - interval '73 hours'")
+        self.fires("WebhookEventsSetAside")
+        stack.settings["RECEIVER_STATUS"] = 200
+        stack.up("--no-deps", "receiver")
+        # The command of its section of the operations page.
+        stack.compose("run", "--rm", "webhooks", "resend")
+        stack.quiet("WebhookFails", "WebhookEventsSetAside")
+        self.assertEqual(self.psql("select count(*) from webhook_events"), "0\n")
+
+    def test_16_all_alerts_were_seen_but_those_whose_fault_is_not_planted(self):
         names = {name.removeprefix("EmailTracker") for name in NAMES}
         self.assertEqual(names - self.planted, NOT_PLANTED)

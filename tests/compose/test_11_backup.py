@@ -50,3 +50,9 @@ class Backup(unittest.TestCase):
         after = Mail()
         self.get_pixel(after)
         self.assertEqual(stack.recorded(after)["unique_open_count"], 1)
+
+        # In the order of the page the backup is back before anything else runs.
+        stack.compose("down", "-v", "-t", "5")
+        stack.compose(*words_of("run --build --rm backup restore"))
+        stack.up()
+        eventually("the lists are the same, byte by byte", lambda: self.lists() == before)

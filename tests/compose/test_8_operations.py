@@ -61,7 +61,7 @@ class Operations(unittest.TestCase):
             self.assertIn(refused, metrics.splitlines())
 
     def test_the_doctor_looks_from_inside(self):
-        self.stack.compose("build", "doctor")
+        self.stack.compose(*words_of("--profile tools build"))
         # By its name, localhost, a container reaches itself alone, and says so; what is behind the name it sees.
         report = json.loads(self.stack.compose("run", "--rm", "doctor", "--json", check=False))
         checks = {check["name"]: check for check in report["checks"]}
@@ -70,3 +70,8 @@ class Operations(unittest.TestCase):
             self.assertEqual(checks[name]["outcome"], "ok", checks[name])
         # Whether there is room enough is this machine's affair; that it was looked up in the volume is the doctor's.
         self.assertIn("MiB free of", checks["spool-disk"]["found"], checks["spool-disk"])
+        # By Caddy's name it sees all of it.
+        report = json.loads(self.stack.compose("run", "--rm", "doctor", "--json", "http://caddy:8090", check=False))
+        self.assertEqual(report["root_causes"], [], report)
+        found = {check["name"]: check["outcome"] for check in report["checks"]}
+        self.assertEqual((found["dashboard-recorder"], found["self-test"]), ("ok", "ok"))
