@@ -98,6 +98,78 @@ async fn emails_and_opens_are_shown_in_a_real_browser() {
 }
 
 #[tokio::test]
+async fn who_wants_it_is_notified_of_opens_by_people() {
+    let database = new_database().await;
+    let client = database.superuser().await;
+    let mut facts = facts();
+    facts.store(&client).await;
+    let dashboard = Running::over(&database).await;
+    let browser = Browser::start().await;
+    let origin = format!("http://{}", dashboard.address);
+    let allowed = json!({"origin": origin, "permissions": ["notifications"]});
+    let grant = json!({"cmd": "Browser.grantPermissions", "params": allowed});
+    assert_eq!(browser.post("goog/cdp/execute", grant).await.status, 200);
+    browser.open(&format!("{origin}/dashboard?tab=emails")).await;
+    browser.shows(&["Dashboard token"]).await;
+    let is_pressed = "return document.getElementById('notify').ariaPressed";
+    browser.type_into("#token", &format!("{TOKEN}{ENTER}")).await;
+    browser.shows(&["one@example.org", "Notify me"]).await;
+    assert_eq!(browser.run(is_pressed).await, json!("false"));
+
+    // What is shown is shown by the browser; here it is written down as well.
+    let write_down = "window.told = [];
+                      window.Notification = class extends Notification {
+                        constructor(title, options) { super(title, options); told.push([title, options.body]); }
+                      }";
+    browser.run(write_down).await;
+    browser.click("#notify").await;
+    eventually("notifications are on", async || {
+        (browser.run(is_pressed).await == json!("true")).then_some(())
+    })
+    .await;
+    browser.has_no_barrier("notifications are on").await;
+    let list = "email_tracker_dashboard_requests_total{route=\"open_events\",status=\"2xx\"}";
+    eventually("what is there is known", async || {
+        (dashboard.metric(list).await >= 1.0).then_some(())
+    })
+    .await;
+
+    facts
+        .hit("one", 600_000, BOT) // no person
+        .hit("one", 700_000, READER)
+        .store(&client)
+        .await;
+    let told = async |expected: Value| {
+        eventually("it is told", async || {
+            (browser.run("return told").await == expected).then_some(())
+        })
+        .await;
+    };
+    told(json!([["Opened: one@example.org", "Browser"]])).await;
+    for email in ["three", "four", "five", "six"] {
+        facts.hit(email, 800_000, READER);
+    }
+    facts.store(&client).await;
+    eventually("many are told at once", async || {
+        (browser.run("return told[1]?.[0]").await == json!("4 emails opened")).then_some(())
+    })
+    .await;
+    let recipients = "return told[1][1].split(', ').sort()";
+    let expected = ["five", "four", "six", "three"].map(|name| format!("{name}@example.org"));
+    assert_eq!(browser.run(recipients).await, json!(expected));
+
+    browser.click("#notify").await;
+    eventually("notifications are off", async || {
+        (browser.run(is_pressed).await == json!("false")).then_some(())
+    })
+    .await;
+    assert_eq!(browser.run("return localStorage.length").await, json!(0));
+    facts.hit("one", 900_000, READER).store(&client).await;
+    browser.shows(&["7:15"]).await;
+    assert_eq!(browser.run("return told.length").await, json!(2));
+}
+
+#[tokio::test]
 async fn an_email_is_erased_with_the_keyboard() {
     let database = new_database().await;
     facts().store(&database.superuser().await).await;

@@ -5,6 +5,7 @@
 // | place.js | which tab and email, kept in the address |
 // | session.js | log in, log out |
 // | fresh.js | asks again when something has changed |
+// | notify.js | the browser's notifications of opens |
 // | list.js | a list, a page at a time |
 // | charts.js, emails.js, timeline.js | the tabs |
 // | erase.js | asks what is to be erased, and erases it |
@@ -17,6 +18,7 @@ import { $ } from "./dom.js";
 import { emails } from "./emails.js";
 import { offerErasing, stopErasing } from "./erase.js";
 import { hush, listen, see, stop } from "./fresh.js";
+import { startNotifying, stopNotifying } from "./notify.js";
 import { goTo, place, travel } from "./place.js";
 import { askForToken, holdSession, isOpen } from "./session.js";
 import { opens } from "./timeline.js";
@@ -59,11 +61,13 @@ travel(show);
 holdSession(
   () => {
     offerErasing();
+    startNotifying();
     listen();
     show();
   },
   () => {
     stopErasing();
+    stopNotifying();
     hush();
     stop();
     for (const view of Object.values(views)) view.forget();

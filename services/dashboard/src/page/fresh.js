@@ -68,11 +68,18 @@ export function startOver() {
 // for whoever has a proxy in between that holds events back.
 
 let listening = null;
+/** Called with each change, also of what is not seen. */
+let tell = () => {};
+
+export function onChange(told) {
+  tell = told;
+}
 
 export function listen() {
   hush();
   listening = new EventSource("/dashboard/api/v1/live");
   listening.addEventListener("changed", () => {
+    tell();
     if (document.hidden) return;
     if (running) again = true;
     else followChange();

@@ -24,7 +24,7 @@ pub(crate) const INDEX: Asset = Asset {
 const CHART_LIBRARY: &str = "/dashboard/chart.umd.min.js";
 
 /// What the page loads, by path.
-pub(crate) const ASSETS: [(&str, Asset); 17] = [
+pub(crate) const ASSETS: [(&str, Asset); 18] = [
     ("/dashboard/style.css", css(include_str!("style.css"))),
     ("/dashboard/icon.svg", svg(include_str!("icon.svg"))),
     ("/dashboard/app.js", script(include_str!("app.js"))),
@@ -36,6 +36,7 @@ pub(crate) const ASSETS: [(&str, Asset); 17] = [
     ("/dashboard/export.js", script(include_str!("export.js"))),
     ("/dashboard/fresh.js", script(include_str!("fresh.js"))),
     ("/dashboard/list.js", script(include_str!("list.js"))),
+    ("/dashboard/notify.js", script(include_str!("notify.js"))),
     ("/dashboard/place.js", script(include_str!("place.js"))),
     ("/dashboard/requests.js", script(include_str!("requests.js"))),
     ("/dashboard/session.js", script(include_str!("session.js"))),
