@@ -56,9 +56,9 @@ async function look() {
   if (again) look();
 }
 
-/** One notification for each email, or one for all. */
+/** One notification for each email, of its latest open, or one for all. */
 function tell(opens) {
-  const emails = [...new Map(opens.map((open) => [open.email_id, open])).values()];
+  const emails = [...new Map(opens.toReversed().map((open) => [open.email_id, open])).values()];
   if (emails.length > MOST_TOLD) {
     const recipients = emails.map((open) => open.recipient).join(", ");
     notify(`${emails.length} emails opened`, recipients, "opens", () => goTo("opens"));

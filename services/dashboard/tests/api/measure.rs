@@ -85,7 +85,7 @@ from (
          min(opened_at) filter (where is_open and confidence in ('human', 'likely')) as first_human,
          max(opened_at) filter (where is_open and confidence in ('human', 'likely')) as last_human
   from hits group by email_id
-) as counted;
+) as counted order by first; -- as they came
 insert into stale_slots
   select distinct date_bin('15 minutes', opened_at, 'epoch') from hits where opened_at >= '2026-03-01T11:45Z'";
 
