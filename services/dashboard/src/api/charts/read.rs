@@ -9,16 +9,12 @@ use database::{Error, InStatement, IsolationLevel, Timestamptz, Transaction, Wor
 use tokio_postgres::{Row, error::SqlState, types::ToSql};
 use tracking::Timestamp;
 
-use crate::api::etag::Revisions;
+use crate::api::{etag::Revisions, list::ReadRevisions};
 
 use super::Charts;
 
 const SLOT_MS: i64 = 15 * 60 * 1_000;
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
-
-const REVISIONS: &str = r#"-- charts: revisions
-select writer, revision from revisions order by writer collate "C"
-"#;
 
 const STALE: &str = "-- charts: stale slots
 select distinct slot_at from stale_slots where slot_at >= $1 and slot_at < $2 order by slot_at
@@ -189,12 +185,7 @@ impl Work for ReadCharts<'_> {
     type Output = (Revisions, Option<Found>);
 
     async fn run(&self, tx: &Transaction<'_>) -> Result<Self::Output, Error> {
-        let statement = tx.prepare_cached(REVISIONS).await.in_statement("revisions")?;
-        let rows = tx.query(&statement, &[]).await.in_statement("revisions")?;
-        let revisions: Revisions = rows
-            .iter()
-            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
-            .collect::<Result<_, Error>>()?;
+        let revisions = ReadRevisions.run(tx).await?;
         if (self.is_known)(&revisions) {
             return Ok((revisions, None));
         }
