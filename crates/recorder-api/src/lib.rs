@@ -4,8 +4,12 @@
 //! `tests/generated.rs` says when they are out of date and renews them.
 
 mod convert;
+mod encoded;
 
-pub use convert::{MalformedFact, Outcome};
+pub use crate::{
+    convert::{MalformedFact, Outcome},
+    encoded::{EncodedFacts, EncodedFactsClient},
+};
 
 /// Version 1 of the interface, as generated.
 #[allow(

@@ -7,8 +7,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use bytes::Bytes;
 use opentelemetry::metrics::Meter;
-use recorder_api::MAX_BATCH_FACTS;
+use recorder_api::{EncodedFactsClient, MAX_BATCH_FACTS};
 use recorder_client::RecorderSettings;
 use tokio_util::sync::CancellationToken;
 use tracking::Clock;
@@ -76,7 +77,7 @@ async fn resend_oldest(
 ) -> io::Result<Option<Vec<SetAsideFact>>> {
     let kept = forwarder.lock_reader().oldest_set_aside()?;
     let mut refused = Vec::new();
-    for batch in batches(kept.into_iter().map(|kept| kept.fact).collect()) {
+    for batch in batches(kept.into_iter().map(|kept| kept.fact.into()).collect()) {
         match forwarder.settle(&batch, give_up).await {
             Some(again) => refused.extend(again),
             None => return Ok(None),
@@ -94,7 +95,7 @@ fn forwarder(
 ) -> Forwarder {
     Forwarder {
         reader: Arc::new(Mutex::new(folder.into_reader())),
-        client: recorder_client::client(recorder_client::channel(recorder.urls.clone())),
+        client: EncodedFactsClient::new(recorder_client::channel(recorder.urls.clone())),
         token: recorder.authorization(),
         metrics: ForwardMetrics::new(meter, Arc::clone(&clock)),
         clock,
@@ -107,8 +108,8 @@ fn forwarder(
 }
 
 /// Splits facts by the bounds of a batch.
-fn batches(facts: Vec<Vec<u8>>) -> Vec<Vec<Vec<u8>>> {
-    let mut batches: Vec<Vec<Vec<u8>>> = Vec::new();
+fn batches(facts: Vec<Bytes>) -> Vec<Vec<Bytes>> {
+    let mut batches: Vec<Vec<Bytes>> = Vec::new();
     let mut bytes = 0;
     for fact in facts {
         bytes += fact.len();

@@ -8,17 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use rand::RngExt;
-use recorder_api::{
-    MAX_BATCH_BYTES, MAX_BATCH_FACTS, Outcome,
-    v1::{self, recorder_client::RecorderClient},
-};
+use recorder_api::{EncodedFacts, EncodedFactsClient, MAX_BATCH_BYTES, MAX_BATCH_FACTS, Outcome, v1};
 use tokio::{task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Code, Request, Status,
     metadata::{Ascii, MetadataValue},
-    transport::Channel,
 };
 use tracing::Instrument;
 use tracking::Clock;
@@ -42,7 +39,7 @@ pub(crate) const BATCH_BYTES: usize = MAX_BATCH_BYTES - 8 * MAX_BATCH_FACTS;
 /// Sends a spool's facts.
 pub(crate) struct Forwarder {
     pub(crate) reader: Arc<Mutex<Reader>>,
-    pub(crate) client: RecorderClient<Channel>,
+    pub(crate) client: EncodedFactsClient,
     pub(crate) token: Option<MetadataValue<Ascii>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: ForwardMetrics,
@@ -71,13 +68,6 @@ pub struct Delivered {
     pub lost: u64,
     /// Still in the spool, or still set aside if it was that which was sent.
     pub left: u64,
-}
-
-/// A fact on its way, as it is in the spool and as it is sent.
-#[derive(Clone)]
-struct Pending {
-    bytes: Vec<u8>,
-    fact: v1::Fact,
 }
 
 /// What to do about a batch that failed as a whole.
@@ -183,13 +173,10 @@ impl Forwarder {
     /// refused, which are settled once they are set aside. `None` if `finish` came first: then none of them is.
     pub(crate) async fn settle(
         &mut self,
-        facts: &[Vec<u8>],
+        facts: &[Bytes],
         finish: &CancellationToken,
     ) -> Option<Vec<SetAsideFact>> {
-        let (facts, mut refused) = self.decode(facts);
-        self.metrics
-            .progress
-            .set_oldest(facts.iter().filter_map(|pending| at_ms(&pending.fact)).min());
+        let (facts, mut refused) = self.look_into(facts);
         let mut parts = vec![facts];
         let mut backoff = Backoff::new();
         let give_up = self.give_up.clone();
@@ -255,13 +242,12 @@ impl Forwarder {
     }
 
     /// One call. There is a span for each, whose context travels along.
-    async fn send(&mut self, part: &[Pending], finish: &CancellationToken) -> Result<Vec<i32>, Status> {
+    async fn send(&mut self, part: &[Bytes], finish: &CancellationToken) -> Result<Vec<i32>, Status> {
         let span = tracing::info_span!("forward batch", facts = part.len(), otel.kind = "client");
-        let facts = part.iter().map(|pending| pending.fact.clone()).collect();
         let mut request = Request::from_parts(
             recorder_client::metadata(self.token.as_ref(), &span),
             tonic::Extensions::default(),
-            v1::RecordRequest { facts },
+            EncodedFacts { facts: part.to_vec() },
         );
         request.set_timeout(DEADLINE);
         let begun = Instant::now();
@@ -275,13 +261,13 @@ impl Forwarder {
     }
 
     /// Counts the outcomes; gives the refused facts.
-    fn take_outcomes(&mut self, part: Vec<Pending>, outcomes: &[i32]) -> Vec<SetAsideFact> {
+    fn take_outcomes(&mut self, part: Vec<Bytes>, outcomes: &[i32]) -> Vec<SetAsideFact> {
         if let Some(since) = self.metrics.progress.succeeded() {
             let outage_ms = self.clock.now().as_millis().saturating_sub(since);
             tracing::info!(outage_ms, "the recorder answers again");
         }
         let mut refused = Vec::new();
-        for (pending, outcome) in part.into_iter().zip(outcomes) {
+        for (fact, outcome) in part.iter().zip(outcomes) {
             let known = v1::Outcome::try_from(*outcome).ok().and_then(v1::Outcome::known);
             self.metrics
                 .facts(known.map_or(UNKNOWN_OUTCOME, Outcome::as_str), 1);
@@ -290,32 +276,41 @@ impl Forwarder {
                 Some(Outcome::AlreadyKnown) => self.delivered.already_known += 1,
                 // Somebody wants it to be nowhere: it is not kept here either.
                 Some(Outcome::Erased) => self.delivered.erased += 1,
-                Some(outcome) => refused.push(self.refused(outcome.as_str().to_owned(), pending.bytes)),
-                None => refused.push(self.refused(format!("{UNKNOWN_OUTCOME}: {outcome}"), pending.bytes)),
+                Some(outcome) => refused.push(self.refused(outcome.as_str().to_owned(), fact)),
+                None => refused.push(self.refused(format!("{UNKNOWN_OUTCOME}: {outcome}"), fact)),
             }
         }
         refused
     }
 
-    /// Decodes a batch; what cannot be decoded is as good as refused.
-    fn decode(&self, facts: &[Vec<u8>]) -> (Vec<Pending>, Vec<SetAsideFact>) {
-        let mut decoded = Vec::with_capacity(facts.len());
+    /// Sees to it that no fact makes the message that it is sent in undecodable: what cannot be decoded is as good as
+    /// refused. Notes of when the oldest is.
+    fn look_into(&self, facts: &[Bytes]) -> (Vec<Bytes>, Vec<SetAsideFact>) {
+        let mut decodable = Vec::with_capacity(facts.len());
         let mut undecodable = Vec::new();
-        for bytes in facts.iter().cloned() {
-            match v1::Fact::from_bytes(&bytes) {
-                Ok(fact) => decoded.push(Pending { bytes, fact }),
+        let mut oldest = None;
+        for bytes in facts {
+            match v1::Fact::from_bytes(bytes) {
+                Ok(fact) => {
+                    oldest = oldest.into_iter().chain(at_ms(&fact)).min();
+                    decodable.push(bytes.clone());
+                }
                 Err(error) => {
                     self.metrics.facts(UNDECODABLE, 1);
                     undecodable.push(self.refused(format!("{UNDECODABLE}: {error}"), bytes));
                 }
             }
         }
-        (decoded, undecodable)
+        self.metrics.progress.set_oldest(oldest);
+        (decodable, undecodable)
     }
 
-    fn refused(&self, reason: String, fact: Vec<u8>) -> SetAsideFact {
-        let at_ms = self.clock.now().as_millis();
-        SetAsideFact { reason, at_ms, fact }
+    fn refused(&self, reason: String, fact: &Bytes) -> SetAsideFact {
+        SetAsideFact {
+            reason,
+            at_ms: self.clock.now().as_millis(),
+            fact: fact.to_vec(),
+        }
     }
 
     /// Sets facts aside, which settles them; comes just before the trim of their batch, so that a batch that is

@@ -19,7 +19,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use recorder_api::MAX_BATCH_FACTS;
+use recorder_api::{EncodedFactsClient, MAX_BATCH_FACTS};
 use service_kit::{
     Health, Metrics, Readiness, Surroundings, Tasks, admin,
     http::{Lanes, Limits},
@@ -86,7 +86,7 @@ pub async fn run_on(
     );
     let forwarder = Forwarder {
         reader: Arc::new(Mutex::new(reader)),
-        client: recorder_client::client(recorder_client::channel(settings.recorder.urls.clone())),
+        client: EncodedFactsClient::new(recorder_client::channel(settings.recorder.urls.clone())),
         token: settings.recorder.authorization(),
         clock: Arc::clone(&clock),
         metrics: forward_metrics,

@@ -13,7 +13,7 @@ use super::{
     cursor::CursorFile,
     files::{Files, make_folder},
     reader::Reader,
-    segment::{self, HEADER_END, Header, HeaderFound, Scan, Step},
+    segment::{self, HEADER_END, Header, HeaderFound, Scan, Step, VersionedHeader, ZEROS},
     set_aside::SetAside,
 };
 
@@ -242,7 +242,7 @@ fn find_segments(path: &Path, files: &dyn Files) -> Result<VecDeque<Segment>, Op
             .open(&path.join(segment::file_name(first_seq)))
             .map_err(failed)?;
         match Header::read(file.as_ref()).map_err(failed)? {
-            HeaderFound::Good(header) => {
+            HeaderFound::Good(VersionedHeader { header, .. }) => {
                 if let Some(previous) = segments
                     .back_mut()
                     .filter(|it| it.first_seq == header.previous_first_seq)
@@ -275,28 +275,51 @@ fn find_segments(path: &Path, files: &dyn Files) -> Result<VecDeque<Segment>, Op
 }
 
 /// Finds where the last segment's records end. What lies behind the last good one is torn: its write was cut off before
-/// it was answered for.
+/// it was answered for. So is what is bad between records of which none says that it was synced: the disk may write a later
+/// part of a group and not an earlier one. That is voided, lest it pass for corruption once there is another segment.
 fn recover_last(path: &Path, files: &dyn Files, last: &mut Segment) -> io::Result<()> {
-    let mut scan = Scan::new(
-        files.open(&path.join(segment::file_name(last.first_seq)))?,
-        last.first_seq,
-    );
+    let file = files.open(&path.join(segment::file_name(last.first_seq)))?;
+    let tells_syncs = matches!(Header::read(file.as_ref())?, HeaderFound::Good(found) if found.tells_syncs);
+    let mut scan = Scan::new(file, last.first_seq);
     let mut good_end = HEADER_END;
+    let mut torn = Vec::new();
     loop {
         match scan.step(last.end, u64::MAX)? {
-            Step::Record { .. } => good_end = scan.offset(),
-            Step::Bad { more: true, .. } => {} // Corruption: the reader deals with it when it comes there.
+            Step::Record { after_sync, .. } => {
+                good_end = scan.offset();
+                if after_sync || !tells_syncs {
+                    torn.clear(); // Corruption: the reader deals with it when it comes there.
+                }
+            }
             Step::Bad {
-                offset, bad_bytes, ..
+                offset,
+                bad_bytes,
+                more,
+                ..
             } => {
-                tracing::info!(
-                    first_seq = last.first_seq,
-                    offset,
-                    bad_bytes,
-                    "dropped the spool's torn tail"
-                );
+                if more {
+                    torn.push((offset, bad_bytes));
+                } else if !scan.holds_only(ZEROS, offset, bad_bytes)? {
+                    tracing::info!(
+                        first_seq = last.first_seq,
+                        offset,
+                        bad_bytes,
+                        "dropped the spool's torn tail"
+                    );
+                }
             }
             Step::End => break,
+        }
+    }
+    for (offset, bad_bytes) in torn {
+        tracing::info!(
+            first_seq = last.first_seq,
+            offset,
+            bad_bytes,
+            "dropped what was torn in the spool"
+        );
+        if let Err(error) = scan.void(offset, bad_bytes) {
+            tracing::warn!(first_seq = last.first_seq, %error, "cannot void it; it will pass for corrupt");
         }
     }
     last.end = good_end;

@@ -4,9 +4,9 @@
 //! write and one sync ([`writer`]). The other side reads batches from the head, sets refused facts aside, and trims what
 //! is settled ([`Reader`]). What lies on disk is in [`segment`].
 //!
-//! Nothing read back is trusted without its checksum. A record that was cut off at the very end of the last segment was
-//! never answered for, and is dropped; bad bytes with a good record behind them are corruption: they are copied to the
-//! folder `quarantine`, counted, and skipped.
+//! Nothing read back is trusted without its checksum. What was cut off at the very end of the last segment was never
+//! answered for, and is dropped, as is what a power cut has torn out of the group that was being written; other bad bytes
+//! with a good record behind them are corruption: they are copied to the folder `quarantine`, counted, and skipped.
 
 pub mod files;
 

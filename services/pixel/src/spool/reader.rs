@@ -9,11 +9,13 @@ use std::{
     },
 };
 
+use bytes::Bytes;
+
 use super::{
     cursor::CursorFile,
     files::make_folder,
     folder::{Holdings, Segment, Shared},
-    segment::{Scan, Step},
+    segment::{Scan, Step, VOID},
     set_aside::{SetAside, SetAsideError, SetAsideFact},
 };
 
@@ -21,7 +23,7 @@ use super::{
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     /// Each fact as it was appended.
-    pub facts: Vec<Vec<u8>>,
+    pub facts: Vec<Bytes>,
     /// All facts with a lower number are in this batch or before it.
     upto: u64,
 }
@@ -129,11 +131,11 @@ impl Reader {
                 place.scan.go_back(offset, next_seq);
                 return Ok(ControlFlow::Break(()));
             }
-            Step::Record { seq, payload } => {
+            Step::Record { seq, payload, .. } => {
                 batch.upto = seq + 1;
                 if seq >= self.shared.accounts().cursor {
                     *bytes += payload.len();
-                    batch.facts.push(payload);
+                    batch.facts.push(payload.into());
                 }
             }
             Step::Bad {
@@ -142,6 +144,9 @@ impl Reader {
                 lost,
                 ..
             } => {
+                if place.scan.holds_only(VOID, offset, bad_bytes)? {
+                    return Ok(ControlFlow::Continue(())); // Torn, and dropped at a start.
+                }
                 let unsettled = next_seq.max(self.shared.accounts().cursor);
                 let lost_now = (next_seq + lost).saturating_sub(unsettled);
                 // Nobody misses a fact that was settled before.

@@ -5,10 +5,13 @@
 //! record  length u32 · crc32c u32 (of length, seq and payload) · seq u64 · payload
 //! ```
 //!
-//! Integers are little-endian. A segment's file is named by the sequence number that its first record has at least.
+//! Integers are little-endian. A length's highest bit says that everything before the record was synced when it was
+//! written. Behind the last record there may be zeros. A segment's file is named by the sequence number that its first record has at least.
 //! Within a segment numbers rise by one from record to record, so that a gap tells how many records are missing; between
 //! segments some are left out after a failed sync. `previous_end` is how much of the segment before was synced when this
 //! one was begun: what lies behind that was never answered for.
+//!
+//! Version 1 knew neither that bit nor zeros; all else in it is the same.
 
 use std::{io, ops::Range};
 
@@ -25,7 +28,14 @@ const MAX_RECORD_BYTES: usize = RECORD_HEAD_BYTES + MAX_PAYLOAD_BYTES;
 /// How much of a segment is in memory while it is read.
 const WINDOW_BYTES: usize = 256 << 10;
 const MAGIC: &[u8; 7] = b"ETSPOOL";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// In a record's length: everything before it was synced when it was written.
+const AFTER_SYNC: u32 = 1 << 31;
+
+/// What is written over bytes that a power cut has torn, and that were never answered for. It looks like no record.
+pub(super) const VOID: [u8; 8] = *b"etvoided";
+/// What lies behind the last record.
+pub(super) const ZEROS: [u8; 8] = [0; 8];
 
 /// What a segment's header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,10 +45,18 @@ pub(super) struct Header {
     pub(super) previous_end: u64,
 }
 
+/// A header and the version of the format that it names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct VersionedHeader {
+    pub(super) header: Header,
+    /// Whether records say of what is before them that it was synced.
+    pub(super) tells_syncs: bool,
+}
+
 /// What was found where a header should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HeaderFound {
-    Good(Header),
+    Good(VersionedHeader),
     /// Shorter than a header: its creation was cut off, so it holds no record.
     Unfinished,
     /// Its checksum is wrong; records may still follow.
@@ -85,13 +103,16 @@ impl Header {
             (Some(magic), Some([version]), Some(first_seq), Some(previous_first_seq), Some(previous_end))
                 if good && &magic == MAGIC =>
             {
-                if version != VERSION {
+                if version > VERSION {
                     return HeaderFound::Newer(version);
                 }
-                HeaderFound::Good(Self {
-                    first_seq,
-                    previous_first_seq,
-                    previous_end,
+                HeaderFound::Good(VersionedHeader {
+                    header: Self {
+                        first_seq,
+                        previous_first_seq,
+                        previous_end,
+                    },
+                    tells_syncs: version == VERSION,
                 })
             }
             _ => HeaderFound::Corrupt,
@@ -115,9 +136,11 @@ pub(super) fn record_bytes(payload_bytes: usize) -> u64 {
     to_u64(RECORD_HEAD_BYTES + payload_bytes)
 }
 
-/// Appends a record to `buffer`. The payload is at most [`MAX_PAYLOAD_BYTES`] and not empty; the spool checks that.
-pub(super) fn encode_record(buffer: &mut Vec<u8>, seq: u64, payload: &[u8]) {
-    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes();
+/// Appends a record to `buffer`, and whether everything before it is synced. The payload is at most [`MAX_PAYLOAD_BYTES`]
+/// and not empty; the spool checks that.
+pub(super) fn encode_record(buffer: &mut Vec<u8>, seq: u64, after_sync: bool, payload: &[u8]) {
+    let flag = if after_sync { AFTER_SYNC } else { 0 };
+    let length = (u32::try_from(payload.len()).unwrap_or(u32::MAX) | flag).to_le_bytes();
     let seq = seq.to_le_bytes();
     buffer.extend_from_slice(&length);
     buffer.extend_from_slice(&record_crc(length, seq, payload).to_le_bytes());
@@ -129,27 +152,43 @@ fn record_crc(length: [u8; 4], seq: [u8; 8], payload: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(&length), &seq), payload)
 }
 
+/// A record where it lies.
+struct Record<'a> {
+    seq: u64,
+    after_sync: bool,
+    payload: &'a [u8],
+}
+
 /// Decodes the record at the start of `bytes` if it is whole, its number lies in `seqs` and its checksum is right.
-fn decode_record<'a>(bytes: &'a [u8], seqs: &Range<u64>) -> Option<(u64, &'a [u8])> {
+fn decode_record<'a>(bytes: &'a [u8], seqs: &Range<u64>) -> Option<Record<'a>> {
     let mut fields = Fields(bytes);
     let length = fields.take::<4>()?;
     let crc = u32::from_le_bytes(fields.take::<4>()?);
     let seq_bytes = fields.take::<8>()?;
-    let payload_bytes = usize::try_from(u32::from_le_bytes(length)).ok()?;
+    let flagged = u32::from_le_bytes(length);
+    let payload_bytes = usize::try_from(flagged & !AFTER_SYNC).ok()?;
     let seq = u64::from_le_bytes(seq_bytes);
     // The cheap checks come first: a search for the next good record tries every offset.
     if !seqs.contains(&seq) || payload_bytes == 0 || payload_bytes > MAX_PAYLOAD_BYTES {
         return None;
     }
     let payload = fields.0.get(..payload_bytes)?;
-    (record_crc(length, seq_bytes, payload) == crc).then_some((seq, payload))
+    (record_crc(length, seq_bytes, payload) == crc).then_some(Record {
+        seq,
+        after_sync: flagged & AFTER_SYNC != 0,
+        payload,
+    })
 }
 
 /// One step through a segment.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// A good record.
-    Record { seq: u64, payload: Vec<u8> },
+    /// A good record; `after_sync` says that everything before it was synced when it was written.
+    Record {
+        seq: u64,
+        after_sync: bool,
+        payload: Vec<u8>,
+    },
     /// `bad_bytes` at `offset` are no record, in the place of `lost` ones; `more` says whether a good one follows them.
     Bad {
         offset: u64,
@@ -209,11 +248,16 @@ impl Scan {
         }
         let next_seq = self.next_seq;
         let bytes = self.bytes_at(self.offset, end)?;
-        if let Some((seq, payload)) = decode_record(bytes, &numbers_behind(0, next_seq, seq_limit)) {
-            let payload = payload.to_vec();
+        if let Some(record) = decode_record(bytes, &numbers_behind(0, next_seq, seq_limit)) {
+            let (seq, after_sync) = (record.seq, record.after_sync);
+            let payload = record.payload.to_vec();
             self.offset += record_bytes(payload.len());
             self.next_seq = seq + 1;
-            return Ok(Step::Record { seq, payload });
+            return Ok(Step::Record {
+                seq,
+                after_sync,
+                payload,
+            });
         }
         let offset = self.offset;
         let resume = self.find_record(offset, end, seq_limit)?;
@@ -252,6 +296,33 @@ impl Scan {
         Ok(copied)
     }
 
+    /// Whether there is nothing but `pattern` in what [`Step::Bad`] told of.
+    pub(super) fn holds_only(&self, pattern: [u8; 8], offset: u64, bytes: u64) -> io::Result<bool> {
+        let mut buffer = vec![0; WINDOW_BYTES];
+        let mut seen = 0;
+        while seen < bytes {
+            let wanted = usize::try_from(bytes - seen)
+                .unwrap_or(usize::MAX)
+                .min(WINDOW_BYTES);
+            let piece = buffer.get_mut(..wanted).unwrap_or_default();
+            let read = read_full(self.file.as_ref(), piece, offset + seen)?;
+            let is_it = |piece: &[u8]| piece.iter().eq(pattern.iter().cycle().take(piece.len()));
+            // A whole window is a multiple of the pattern's length.
+            if read == 0 || !piece.get(..read).is_some_and(is_it) {
+                return Ok(false);
+            }
+            seen += to_u64(read);
+        }
+        Ok(true)
+    }
+
+    /// Writes [`VOID`] over what [`Step::Bad`] told of.
+    pub(super) fn void(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let over: Vec<u8> = VOID.iter().copied().cycle().take(bytes).collect();
+        self.file.write_at(&over, offset)
+    }
+
     /// Returns when what was read will still be there after a power cut.
     pub(super) fn sync(&self) -> io::Result<()> {
         self.file.sync()
@@ -273,8 +344,8 @@ impl Scan {
             };
             let found = (0..tries).find_map(|at| {
                 let seqs = numbers_behind(offset + to_u64(at) - bad, next_seq, seq_limit);
-                let (seq, _) = decode_record(bytes.get(at..)?, &seqs)?;
-                Some((offset + to_u64(at), seq))
+                let record = decode_record(bytes.get(at..)?, &seqs)?;
+                Some((offset + to_u64(at), record.seq))
             });
             if found.is_some() {
                 return Ok(found);

@@ -113,7 +113,7 @@ impl SetAside {
         let mut buffer = Vec::new();
         let mut next_seq = self.next_seq;
         for fact in facts {
-            encode_record(&mut buffer, next_seq, &encode(fact));
+            encode_record(&mut buffer, next_seq, false, &encode(fact));
             next_seq += 1;
         }
         if others + to_u64(buffer.len()) > MAX_SET_ASIDE_BYTES {
@@ -208,7 +208,7 @@ impl SetAside {
         let mut scan = Scan::new(file, kept.first_seq);
         loop {
             match scan.step(kept.end, u64::MAX)? {
-                Step::Record { seq, payload } => each(seq, payload),
+                Step::Record { seq, payload, .. } => each(seq, payload),
                 Step::Bad {
                     offset, bad_bytes, ..
                 } => {

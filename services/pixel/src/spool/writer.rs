@@ -26,6 +26,9 @@ use super::{
 const MAX_GROUP_RECORDS: usize = 4_096;
 /// A group takes no more records once it has this many bytes.
 const MAX_GROUP_BYTES: usize = 4 << 20;
+/// How much of the file behind the records is written ahead, at most: a sync that changes neither a file's length nor
+/// where it lies on the disk leaves the file system's journal alone.
+const ZEROS_AHEAD: u64 = 256 << 10;
 /// From the beginning of a sync to that of the next one, at least. A hit that comes after a pause does not wait for it.
 const PACE: Duration = Duration::from_millis(1);
 /// How long appends fail at once after the disk failed, at first and at most: each new try costs a new file.
@@ -118,12 +121,59 @@ struct Active {
     file: Box<dyn SpoolFile>,
     /// How much was written.
     written: u64,
+    /// How long the file is: zeros may follow what was written.
+    length: u64,
     /// How many of the written records wait for their sync, and what comes after them. Only under policy `interval` is
     /// this more than the group in hand.
     unsynced: u64,
     next_seq: u64,
     last_sync_begun: Instant,
     last_sync: Instant,
+}
+
+impl Active {
+    /// How many zeros to write behind so many `bytes` of records, if the file ends there: not beyond where the segment ends
+    /// anyway, and with the records no more than the spool has `free`.
+    fn zeros_due(&self, bytes: u64, segment_bytes: u64, free: u64) -> u64 {
+        let end = self.written + bytes;
+        if end <= self.length {
+            return 0;
+        }
+        let most = ZEROS_AHEAD.min(segment_bytes / 4);
+        most.min(segment_bytes.saturating_sub(end))
+            .min(free.saturating_sub(end - self.length))
+    }
+
+    /// Writes what is in `buffer`, and so many zeros behind it; if these find no room, without them.
+    fn append(&mut self, buffer: &mut Vec<u8>, zeros: u64) -> io::Result<()> {
+        let bytes = buffer.len();
+        let end = self.written + to_u64(bytes);
+        if zeros > 0 {
+            buffer.resize(bytes + usize::try_from(zeros).unwrap_or(0), 0);
+            let written = self.file.write_at(buffer, self.written);
+            buffer.truncate(bytes);
+            match written {
+                Ok(()) => {
+                    self.written = end;
+                    self.length = end + zeros;
+                    return Ok(());
+                }
+                Err(error) if Failure::of(&error) == Failure::DiskFull => self.cut()?,
+                Err(error) => return Err(error),
+            }
+        }
+        self.file.write_at(buffer, self.written)?;
+        self.written = end;
+        self.length = self.length.max(end);
+        Ok(())
+    }
+
+    /// Cuts off whatever is behind what was written.
+    fn cut(&mut self) -> io::Result<()> {
+        self.file.set_len(self.written)?;
+        self.length = self.written;
+        Ok(())
+    }
 }
 
 impl Writer {
@@ -176,6 +226,7 @@ impl Writer {
             self.commit(group);
         }
         self.sync_answered();
+        self.cut_zeros();
     }
 
     fn next_request(&self, requests: &Receiver<Request>) -> Result<Request, RecvTimeoutError> {
@@ -219,7 +270,9 @@ impl Writer {
 
     /// Whether the disk works, by writing and syncing a little behind the records and cutting it off again.
     fn can_write(&mut self) -> bool {
-        let Some(active) = &self.active else { return false };
+        let Some(active) = &mut self.active else {
+            return false;
+        };
         let zeros = vec![0; usize::try_from(PROBE_BYTES).unwrap_or_default()];
         self.state.begin_access(self.started);
         let written = active.file.write_at(&zeros, active.written);
@@ -228,8 +281,9 @@ impl Writer {
         } else {
             Ok(())
         };
-        let cut = active.file.set_len(active.written);
+        let cut = active.cut();
         self.state.end_access();
+        self.account();
         if let Err(error) = synced.and(cut) {
             self.seal();
             self.failed("try", &error);
@@ -275,10 +329,11 @@ impl Writer {
         let Some(active) = &mut self.active else {
             return Written::none(group, Failure::DiskError);
         };
-        let room = self
+        let free = self
             .options
             .max_bytes
             .saturating_sub(self.shared.accounts().bytes);
+        let room = free + (active.length - active.written);
         self.buffer.clear();
         let mut next_seq = active.next_seq;
         let (mut taken, mut refused) = (Vec::with_capacity(group.len()), Vec::new());
@@ -287,38 +342,62 @@ impl Writer {
                 refused.push((append, Failure::SpoolFull));
                 continue;
             }
-            encode_record(&mut self.buffer, next_seq, &append.fact);
+            let after_sync = taken.is_empty() && active.unsynced == 0;
+            encode_record(&mut self.buffer, next_seq, after_sync, &append.fact);
             next_seq += 1;
             taken.push(append);
         }
         if taken.is_empty() {
             return Written { taken, refused };
         }
+        let zeros = active.zeros_due(to_u64(self.buffer.len()), self.options.segment_bytes, free);
         self.state.begin_access(self.started);
-        let written = active.file.write_at(&self.buffer, active.written);
+        let written = active.append(&mut self.buffer, zeros);
         self.state.end_access();
         if let Err(error) = written {
             let failure = self.write_failed(&error, next_seq);
             taken.extend(refused.into_iter().map(|(append, _)| append));
             return Written::none(taken, failure);
         }
-        active.written += to_u64(self.buffer.len());
         active.unsynced += to_u64(taken.len());
         active.next_seq = next_seq;
-        let mut accounts = self.shared.accounts();
-        accounts.bytes += to_u64(self.buffer.len());
-        accounts.next_seq = next_seq;
-        if let Some(last) = accounts.segments.back_mut() {
-            last.file_bytes = active.written;
-        }
+        self.shared.accounts().next_seq = next_seq;
+        self.account();
         Written { taken, refused }
+    }
+
+    /// Notes in the accounts how long the active segment's file is.
+    fn account(&self) {
+        let Some(active) = &self.active else { return };
+        let mut accounts = self.shared.accounts();
+        let Some(last) = accounts.segments.back_mut() else {
+            return;
+        };
+        let before = std::mem::replace(&mut last.file_bytes, active.length);
+        accounts.bytes = (accounts.bytes + active.length).saturating_sub(before);
+    }
+
+    /// Before a segment is left as it is for good: gives back what was written ahead.
+    fn cut_zeros(&mut self) {
+        if let Some(active) = &mut self.active
+            && active.length > active.written
+        {
+            self.state.begin_access(self.started);
+            let _ = active.cut(); // If it fails, some zeros stay until the segment goes.
+            self.state.end_access();
+            self.account();
+        }
     }
 
     /// If the bound is near: seals the active segment once its facts are all settled, so that its room is free again.
     fn make_room(&mut self, wanted: u64) {
+        let ahead = self
+            .active
+            .as_ref()
+            .map_or(0, |active| active.length - active.written);
         let settled = {
             let accounts = self.shared.accounts();
-            accounts.bytes.saturating_add(wanted) > self.options.max_bytes
+            accounts.bytes.saturating_add(wanted.saturating_sub(ahead)) > self.options.max_bytes
                 && accounts
                     .segments
                     .back()
@@ -342,6 +421,7 @@ impl Writer {
             .is_some_and(|active| active.written >= self.options.segment_bytes)
         {
             self.sync_answered();
+            self.cut_zeros();
             self.seal();
         }
         if self.active.is_some() {
@@ -397,6 +477,7 @@ impl Writer {
             first_seq,
             file,
             written: HEADER_END,
+            length: HEADER_END,
             unsynced: 0,
             next_seq: first_seq,
             last_sync_begun: Instant::now(),
@@ -497,9 +578,10 @@ impl Writer {
     fn write_failed(&mut self, error: &io::Error, next_seq: u64) -> Failure {
         let failure = Failure::of(error);
         if failure == Failure::DiskFull
-            && let Some(active) = &self.active
-            && active.file.set_len(active.written).is_ok()
+            && let Some(active) = &mut self.active
+            && active.cut().is_ok()
         {
+            self.account();
             if self.state.failing() != Some(failure) {
                 tracing::error!(spool = %self.shared.path.display(), "the disk under the spool is full: hits are being lost");
             }

@@ -63,7 +63,7 @@ pub struct Moment {
 /// What a power cut leaves of the bytes that were written and not synced. It leaves all that were synced.
 #[derive(Clone, Copy, Debug)]
 pub enum Left {
-    /// So many bytes behind the synced end of each file.
+    /// So many bytes from the first on, of each file, that is not as it was synced.
     Tail(usize),
     /// All of them.
     Everything,
@@ -137,8 +137,8 @@ impl ForgetfulDisk {
         self.0.note.store(note, Ordering::SeqCst);
     }
 
-    /// The disk as it is found after a power cut at this moment. Of what was written to a file behind its synced end,
-    /// `kept_tail` bytes happen to have reached the disk.
+    /// The disk as it is found after a power cut at this moment. Of what was written to a file since its sync, the
+    /// first `kept_tail` bytes happen to have reached the disk.
     pub fn after_power_cut(&self, kept_tail: usize) -> Self {
         self.moment().after_power_cut(Left::Tail(kept_tail))
     }
@@ -207,8 +207,10 @@ impl Left {
     fn of(self, Versions { now, synced, .. }: &Versions) -> Vec<u8> {
         match self {
             Self::Tail(kept) => {
-                let tail = now.get(synced.len()..).unwrap_or_default();
-                [synced.as_slice(), &tail[..kept.min(tail.len())]].concat()
+                let differs = now.iter().zip(synced).position(|(now, synced)| now != synced);
+                let from = differs.unwrap_or(now.len().min(synced.len()));
+                let to = from.saturating_add(kept).min(now.len());
+                [&now[..to], synced.get(to..).unwrap_or_default()].concat()
             }
             Self::Everything => now.clone(),
             Self::EveryOther(piece) => (0..now.len().max(synced.len()))

@@ -80,7 +80,7 @@ pub fn texts(batch: &Batch) -> Vec<String> {
     batch
         .facts
         .iter()
-        .map(|fact| String::from_utf8(fact.clone()).expect("a text"))
+        .map(|fact| String::from_utf8(fact.to_vec()).expect("a text"))
         .collect()
 }
 
