@@ -143,11 +143,13 @@ impl<S> Program<S> {
     }
 }
 
-/// Runs the whole of a program on a multi-threaded runtime, with as many open files as the system allows.
+/// Runs the whole of a program on a multi-threaded runtime, with as many open files as the system allows and as little
+/// memory as it needs.
 ///
 /// What still blocks a thread after the program's end, such as a sync of a disk that hangs, does not keep the process.
 pub fn block_on<T>(program: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     raise_file_limit();
+    without_huge_pages();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -166,6 +168,12 @@ fn raise_file_limit() {
     };
     // Refused only in a sandbox; then the lower limit holds, and `http::serve` keeps to it.
     let _refused = setrlimit(Resource::Nofile, raised);
+}
+
+/// Where the system backs whatever memory it can by huge pages, each thread's first allocations take megabytes.
+fn without_huge_pages() {
+    // Refused only in a sandbox; then the process is larger.
+    let _refused = rustix::thread::disable_transparent_huge_pages(true);
 }
 
 /// Listens on `address`, which `setting` named.

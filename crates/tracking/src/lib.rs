@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod facts;
 pub mod model;
 pub mod recipients;
+pub mod slots;
 pub mod token;
 pub mod verdicts;
 

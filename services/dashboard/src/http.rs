@@ -30,7 +30,7 @@ use crate::{
         emails::Emails,
         erasures,
         errors::ApiError,
-        export::{self, Csv, Format},
+        export::{self, Csv, Exported, File, Format},
         list::{self, List},
         open_events::OpenEvents,
         parameters::Parameters,
@@ -130,22 +130,22 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         endpoint("/dashboard/api/v1/emails", get(list::<Search>), openapi::search),
         endpoint(
             "/dashboard/api/v1/export/emails.csv",
-            get(export::<Csv<Search>>),
+            get(export::<Search, Csv>),
             openapi::emails_csv,
         ),
         endpoint(
             "/dashboard/api/v1/export/emails.json",
-            get(export::<export::Json<Search>>),
+            get(export::<Search, export::Json>),
             openapi::emails_json,
         ),
         endpoint(
             "/dashboard/api/v1/export/opens.csv",
-            get(export::<Csv<OpenEvents>>),
+            get(export::<OpenEvents, Csv>),
             openapi::opens_csv,
         ),
         endpoint(
             "/dashboard/api/v1/export/opens.json",
-            get(export::<export::Json<OpenEvents>>),
+            get(export::<OpenEvents, export::Json>),
             openapi::opens_json,
         ),
         endpoint("/dashboard/api/v1/charts", get(charts), openapi::charts),
@@ -276,12 +276,12 @@ async fn list<L: List>(
     list::answer(dashboard.database, dashboard.metrics, list, headers).await
 }
 
-async fn export<F: Format>(
+async fn export<L: Exported, F: Format>(
     State(dashboard): State<Dashboard>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let file = F::read(&Parameters::of(query.as_deref(), dashboard.count_automated))?;
+    let file = File::<L, F>::read(&Parameters::of(query.as_deref(), dashboard.count_automated))?;
     export::answer(dashboard, file, headers).await
 }
 

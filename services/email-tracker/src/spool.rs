@@ -13,7 +13,7 @@ use pixel::{
 };
 use recorder_api::v1;
 use serde_json::{Value, json};
-use service_kit::{Metrics, Reader, SystemClock, tasks::stop_on_signal};
+use service_kit::{Common, Metrics, Reader, SystemClock, tasks::stop_on_signal, telemetry};
 use tracking::{Fact, Timestamp};
 
 use crate::commands::SpoolCommand;
@@ -89,8 +89,8 @@ enum What {
 
 fn deliver(folder: &Path, what: What) -> anyhow::Result<()> {
     let mut reader = Reader::from_environment();
-    let recorder = RecorderSettings::read(&mut reader);
-    let recorder = reader.finish(recorder)?;
+    let settings = (RecorderSettings::read(&mut reader), Common::read(&mut reader, 0, 0));
+    let (recorder, common) = reader.finish(settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -98,6 +98,8 @@ fn deliver(folder: &Path, what: What) -> anyhow::Result<()> {
     let delivered = runtime.block_on(async {
         let give_up = stop_on_signal()?;
         let folder = open(folder)?;
+        // The forwarder says in the log what it waits for.
+        let _logging = telemetry::logging(crate::NAME, &common)?;
         let metrics = Metrics::new(crate::NAME)?;
         let clock = Arc::new(SystemClock);
         anyhow::Ok(match what {

@@ -96,6 +96,26 @@ async fn what_cannot_be_delivered_stays() {
 }
 
 #[tokio::test]
+async fn who_waits_for_a_recorder_says_so() {
+    for what in ["drain", "resend"] {
+        let folder = tempfile::tempdir().unwrap();
+        abandoned(folder.path(), &[(mark("refused"), "expired")]).await;
+        let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", nobody.local_addr().unwrap());
+        drop(nobody);
+        let mut process = Spawned::start(command(&[what], folder.path()).env("RECORDER_URL", url));
+        let line = process.line_with("the recorder does not answer").await;
+        assert_eq!(
+            serde_json::from_str::<Value>(&line).unwrap()["level"],
+            "WARN",
+            "{line}"
+        );
+        process.signal(Signal::INT);
+        assert_eq!(process.exit().await.code(), Some(1));
+    }
+}
+
+#[tokio::test]
 async fn a_folder_that_is_not_there_is_not_made() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("spool");

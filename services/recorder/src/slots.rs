@@ -6,13 +6,12 @@
 use std::collections::BTreeSet;
 
 use database::{Database, Error, InStatement, Timestamptz, Transaction, Work};
-use tracking::Timestamp;
+use tracking::{
+    Timestamp,
+    slots::{SLOT_MS, day_of, slot_of},
+};
 
 use crate::{partitions::Month, record};
-
-/// A quarter of an hour: the days and hours of every time zone are made of them.
-const SLOT_MS: i64 = 15 * 60 * 1_000;
-const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 
 /// Any number that nobody else uses for advisory locks in the same database.
 const LOCK: i64 = 0x736c_6f74_735f_5f31;
@@ -108,20 +107,9 @@ const REMOVE: [&str; 3] = [
 /// The names of its transactions.
 pub(crate) const NAMES: [&str; 2] = [Recount::NAME, Remove::NAME];
 
-/// When the slot of a time begins.
-fn slot_of(at: Timestamp) -> Timestamptz {
-    begin(at, SLOT_MS)
-}
-
-fn begin(at: Timestamp, length_ms: i64) -> Timestamptz {
-    Timestamptz(Timestamp::from_millis(
-        at.as_millis().div_euclid(length_ms) * length_ms,
-    ))
-}
-
 /// The slots of these times, each once.
 pub(crate) fn slots_of(times: impl IntoIterator<Item = Timestamp>) -> Vec<Timestamptz> {
-    let slots: BTreeSet<Timestamptz> = times.into_iter().map(slot_of).collect();
+    let slots: BTreeSet<Timestamptz> = times.into_iter().map(|time| slot_of(time).into()).collect();
     slots.into_iter().collect()
 }
 
@@ -256,7 +244,7 @@ async fn count(tx: &Transaction<'_>, slots: &BTreeSet<Timestamptz>) -> Result<Co
 }
 
 async fn store(tx: &Transaction<'_>, slots: &BTreeSet<Timestamptz>, counts: &Counts) -> Result<(), Error> {
-    let days: BTreeSet<Timestamptz> = slots.iter().map(|slot| begin(slot.0, DAY_MS)).collect();
+    let days: BTreeSet<Timestamptz> = slots.iter().map(|slot| day_of(slot.0).into()).collect();
     for (clear, which) in CLEAR.iter().zip([slots, slots, &days]) {
         let clear = tx.prepare_cached(clear).await.in_statement("clear_slots")?;
         tx.execute(&clear, &[&as_vec(which)])

@@ -2,6 +2,8 @@
 //!
 //! They are lists like the others (`list`), without limit and cursor: streamed, of one snapshot, and cut off visibly.
 
+use std::{fmt, marker::PhantomData};
+
 use axum::{
     http::{HeaderMap, HeaderValue, header},
     response::Response,
@@ -33,82 +35,79 @@ pub(crate) trait Exported: List {
     fn cells<'r>(&self, row: &'r Row) -> Result<impl IntoIterator<Item = Cell<'r>>, RowError>;
 }
 
-/// How the file is written.
-pub(crate) trait Format: List {
+/// How a file is written.
+pub(crate) trait Format: fmt::Debug + Send + Sync + 'static {
     /// The end of the file's name.
     const EXTENSION: &'static str;
-    /// What it is of.
-    const FILE: &'static str;
     /// What it is.
     const CONTENT_TYPE: &'static str;
+    /// What stands between two rows.
+    const SEPARATOR: &'static [u8];
+    /// What stands after the last row.
+    const END: &'static [u8];
+
+    /// Appends what stands before the first row.
+    fn begin<L: Exported>(body: &mut Vec<u8>) -> Result<(), RowError>;
+    /// Appends a row.
+    fn write<L: Exported>(list: &L, row: &Row, body: &mut Vec<u8>) -> Result<(), RowError>;
 }
 
 /// A line for each row, after one with the names.
 #[derive(Debug)]
-pub(crate) struct Csv<L>(L);
+pub(crate) struct Csv;
 
 /// One array, with a line for each row.
 #[derive(Debug)]
-pub(crate) struct Json<L>(L);
+pub(crate) struct Json;
 
-impl<L: Exported> Format for Csv<L> {
+impl Format for Csv {
     const EXTENSION: &'static str = "csv";
-    const FILE: &'static str = L::FILE;
     const CONTENT_TYPE: &'static str = "text/csv; charset=utf-8; header=present";
-}
-
-impl<L: Exported> Format for Json<L> {
-    const EXTENSION: &'static str = "json";
-    const FILE: &'static str = L::FILE;
-    const CONTENT_TYPE: &'static str = "application/json";
-}
-
-impl<L: Exported> List for Csv<L> {
-    const NAME: &'static str = L::NAME;
     const SEPARATOR: &'static [u8] = b"";
+    const END: &'static [u8] = b"";
 
-    fn read(parameters: &Parameters<'_>) -> Result<Self, ApiError> {
-        L::read_all(parameters).map(Self)
-    }
-
-    fn limit(&self) -> Option<usize> {
-        None
-    }
-
-    fn sql(&self) -> &'static str {
-        self.0.sql()
-    }
-
-    fn sql_parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
-        self.0.sql_parameters()
-    }
-
-    fn shows(&self, row: &Row) -> Result<bool, RowError> {
-        self.0.shows(row)
-    }
-
-    fn begin(&self, body: &mut Vec<u8>) -> Result<(), RowError> {
+    fn begin<L: Exported>(body: &mut Vec<u8>) -> Result<(), RowError> {
         body.extend(BYTE_ORDER_MARK);
         Ok(write_line(L::COLUMNS.iter().copied().map(Cell::Text), body)?)
     }
 
-    fn write(&self, row: &Row, body: &mut Vec<u8>) -> Result<(), RowError> {
-        Ok(write_line(self.0.cells(row)?, body)?)
-    }
-
-    fn end(&self, _next: Option<&str>, _body: &mut Vec<u8>) {}
-
-    fn cursor(&self, row: &Row) -> Result<String, RowError> {
-        self.0.cursor(row)
+    fn write<L: Exported>(list: &L, row: &Row, body: &mut Vec<u8>) -> Result<(), RowError> {
+        Ok(write_line(list.cells(row)?, body)?)
     }
 }
 
-impl<L: Exported> List for Json<L> {
-    const NAME: &'static str = L::NAME;
+impl Format for Json {
+    const EXTENSION: &'static str = "json";
+    const CONTENT_TYPE: &'static str = "application/json";
     const SEPARATOR: &'static [u8] = b",\n";
+    const END: &'static [u8] = b"\n]\n";
+
+    fn begin<L: Exported>(body: &mut Vec<u8>) -> Result<(), RowError> {
+        body.extend(b"[\n");
+        Ok(())
+    }
+
+    fn write<L: Exported>(list: &L, row: &Row, body: &mut Vec<u8>) -> Result<(), RowError> {
+        list.write(row, body)
+    }
+}
+
+/// All of a list, in a format.
+#[derive(Debug)]
+pub(crate) struct File<L, F> {
+    list: L,
+    format: PhantomData<F>,
+}
+
+impl<L: Exported, F: Format> List for File<L, F> {
+    const NAME: &'static str = L::NAME;
+    const SEPARATOR: &'static [u8] = F::SEPARATOR;
 
     fn read(parameters: &Parameters<'_>) -> Result<Self, ApiError> {
-        L::read_all(parameters).map(Self)
+        Ok(Self {
+            list: L::read_all(parameters)?,
+            format: PhantomData,
+        })
     }
 
     fn limit(&self) -> Option<usize> {
@@ -116,43 +115,42 @@ impl<L: Exported> List for Json<L> {
     }
 
     fn sql(&self) -> &'static str {
-        self.0.sql()
+        self.list.sql()
     }
 
     fn sql_parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
-        self.0.sql_parameters()
+        self.list.sql_parameters()
     }
 
     fn shows(&self, row: &Row) -> Result<bool, RowError> {
-        self.0.shows(row)
+        self.list.shows(row)
     }
 
     fn begin(&self, body: &mut Vec<u8>) -> Result<(), RowError> {
-        body.extend(b"[\n");
-        Ok(())
+        F::begin::<L>(body)
     }
 
     fn write(&self, row: &Row, body: &mut Vec<u8>) -> Result<(), RowError> {
-        self.0.write(row, body)
+        F::write(&self.list, row, body)
     }
 
     fn end(&self, _next: Option<&str>, body: &mut Vec<u8>) {
-        body.extend(b"\n]\n");
+        body.extend(F::END);
     }
 
     fn cursor(&self, row: &Row) -> Result<String, RowError> {
-        self.0.cursor(row)
+        self.list.cursor(row)
     }
 }
 
 /// Answers the file. It is personal data, and as new as its name says: no cache keeps it or asks whether it still holds.
-pub(crate) async fn answer<F: Format>(
+pub(crate) async fn answer<L: Exported, F: Format>(
     dashboard: Dashboard,
-    file: F,
+    file: File<L, F>,
     mut request: HeaderMap,
 ) -> Result<Response, ApiError> {
     request.remove(header::IF_NONE_MATCH);
-    let name = file_name::<F>(dashboard.clock.now());
+    let name = file_name::<L, F>(dashboard.clock.now());
     let mut response = list::answer(dashboard.database, dashboard.metrics, file, request).await?;
     let headers = response.headers_mut();
     headers.remove(header::ETAG);
@@ -165,8 +163,8 @@ pub(crate) async fn answer<F: Format>(
 }
 
 /// Of the day in UTC.
-fn file_name<F: Format>(now: Timestamp) -> String {
+fn file_name<L: Exported, F: Format>(now: Timestamp) -> String {
     let time = now.to_string();
     let day = time.split('T').next().unwrap_or_default();
-    format!("email-tracker-{}-{day}.{}", F::FILE, F::EXTENSION)
+    format!("email-tracker-{}-{day}.{}", L::FILE, F::EXTENSION)
 }

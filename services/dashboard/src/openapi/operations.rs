@@ -8,7 +8,7 @@ use crate::{
         charts::Charts,
         emails::Emails,
         erasures::{MOST_SHOWN, Wish},
-        export::{Csv, Json},
+        export::{Csv, File, Json},
         list::List,
         open_events::OpenEvents,
         parameters::Parameters,
@@ -196,7 +196,7 @@ fn rows_of(item: &str) -> Value {
 const CSV: &str = "text/csv";
 
 pub(crate) fn emails_csv() -> Value {
-    file::<Csv<Search>>(
+    file::<File<Search, Csv>>(
         "exportEmailsAsCsv",
         "Emails as a CSV file",
         CSV,
@@ -205,7 +205,7 @@ pub(crate) fn emails_csv() -> Value {
 }
 
 pub(crate) fn emails_json() -> Value {
-    file::<Json<Search>>(
+    file::<File<Search, Json>>(
         "exportEmailsAsJson",
         "Emails as a JSON file",
         JSON,
@@ -214,7 +214,7 @@ pub(crate) fn emails_json() -> Value {
 }
 
 pub(crate) fn opens_csv() -> Value {
-    file::<Csv<OpenEvents>>(
+    file::<File<OpenEvents, Csv>>(
         "exportOpensAsCsv",
         "Opens as a CSV file",
         CSV,
@@ -223,7 +223,7 @@ pub(crate) fn opens_csv() -> Value {
 }
 
 pub(crate) fn opens_json() -> Value {
-    file::<Json<OpenEvents>>(
+    file::<File<OpenEvents, Json>>(
         "exportOpensAsJson",
         "Opens as a JSON file",
         JSON,

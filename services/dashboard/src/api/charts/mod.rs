@@ -11,9 +11,9 @@ use axum::{
 };
 use database::{Database, Timestamptz, Work as _};
 use serde::Serialize;
-use tracking::{Timestamp, agents::Agent};
+use tracking::{Timestamp, agents::Agent, slots::slot_of};
 
-use self::read::{Found, OfDelay, OfKind, Opens, ReadCharts, slot_of};
+use self::read::{Found, OfDelay, OfKind, Opens, ReadCharts};
 use super::{
     errors::ApiError,
     etag::{ETag, Revisions},
@@ -70,8 +70,8 @@ impl Charts {
         let since = parameters.time("since")?.unwrap_or_default();
         let until = parameters.time("until")?.unwrap_or(Timestamp::MAX_IN_ID);
         Ok(Self {
-            since: slot_of(since),
-            until: slot_of(until),
+            since: slot_of(since).into(),
+            until: slot_of(until).into(),
             zone: parameters.zone()?.unwrap_or_else(|| "UTC".to_owned()),
             period: period.unwrap_or(Period::Day),
             count_automated: parameters.count_automated(),

@@ -7,14 +7,11 @@ use std::collections::BTreeSet;
 
 use database::{Error, InStatement, IsolationLevel, Timestamptz, Transaction, Work};
 use tokio_postgres::{Row, error::SqlState, types::ToSql};
-use tracking::Timestamp;
+use tracking::slots::{DAY_MS, SLOT_MS, day_of};
 
 use crate::api::{etag::Revisions, list::ReadRevisions};
 
 use super::Charts;
-
-const SLOT_MS: i64 = 15 * 60 * 1_000;
-const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 
 const STALE: &str = "-- charts: stale slots
 select distinct slot_at from stale_slots where slot_at >= $1 and slot_at < $2 order by slot_at
@@ -324,7 +321,7 @@ impl Stale {
 
     async fn kinds(&self, tx: &Transaction<'_>, span: Span) -> Result<Vec<OfKind>, Error> {
         let days = whole_days(span);
-        let stale: BTreeSet<Timestamptz> = self.slots.iter().map(|slot| day_of(slot.0)).collect();
+        let stale: BTreeSet<Timestamptz> = self.slots.iter().map(|slot| day_of(slot.0).into()).collect();
         let stale: Vec<Timestamptz> = stale
             .into_iter()
             .filter(|day| (days.0..days.1).contains(day))
@@ -368,25 +365,10 @@ fn runs(slots: &[Timestamptz]) -> Vec<Span> {
     runs
 }
 
-/// When the slot of a time begins.
-pub(super) fn slot_of(at: Timestamp) -> Timestamptz {
-    begin(at, SLOT_MS)
-}
-
-fn day_of(at: Timestamp) -> Timestamptz {
-    begin(at, DAY_MS)
-}
-
-fn begin(at: Timestamp, length_ms: i64) -> Timestamptz {
-    Timestamptz(Timestamp::from_millis(
-        at.as_millis().div_euclid(length_ms) * length_ms,
-    ))
-}
-
 /// The days in UTC that lie within the span; empty, at its end, if there are none.
 fn whole_days((since, until): Span) -> Span {
-    let first = day_of(since.0.saturating_add_millis(DAY_MS - 1));
-    let end = day_of(until.0);
+    let first = day_of(since.0.saturating_add_millis(DAY_MS - 1)).into();
+    let end = day_of(until.0).into();
     if first < end { (first, end) } else { (until, until) }
 }
 
@@ -395,7 +377,7 @@ mod tests {
     use super::*;
 
     fn at(text: &str) -> Timestamptz {
-        Timestamptz(Timestamp::parse_iso(text).unwrap())
+        Timestamptz(tracking::Timestamp::parse_iso(text).unwrap())
     }
 
     #[test]
