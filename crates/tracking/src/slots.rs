@@ -51,7 +51,11 @@ mod tests {
                 "1969-12-31T00:00:00Z",
             ),
         ] {
-            assert_eq!((slot_of(at(time)), day_of(at(time))), (at(slot), at(day)), "{time}");
+            assert_eq!(
+                (slot_of(at(time)), day_of(at(time))),
+                (at(slot), at(day)),
+                "{time}"
+            );
         }
     }
 

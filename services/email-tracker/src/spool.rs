@@ -89,7 +89,10 @@ enum What {
 
 fn deliver(folder: &Path, what: What) -> anyhow::Result<()> {
     let mut reader = Reader::from_environment();
-    let settings = (RecorderSettings::read(&mut reader), Common::read(&mut reader, 0, 0));
+    let settings = (
+        RecorderSettings::read(&mut reader),
+        Common::read(&mut reader, 0, 0),
+    );
     let (recorder, common) = reader.finish(settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

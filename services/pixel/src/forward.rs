@@ -193,7 +193,7 @@ impl Forwarder {
             };
             let status = match answer {
                 Ok(outcomes) if outcomes.len() == part.len() => {
-                    refused.extend(self.take_outcomes(part, &outcomes));
+                    refused.extend(self.take_outcomes(&part, &outcomes));
                     self.most_facts = (self.most_facts * 2).min(MAX_BATCH_FACTS);
                     backoff = Backoff::new();
                     continue;
@@ -207,7 +207,7 @@ impl Forwarder {
             match remedy(status.code()) {
                 Remedy::Halve if part.len() == 1 => {
                     tracing::warn!(code = ?status.code(), message = status.message(), "the recorder refuses a fact");
-                    refused.extend(self.take_outcomes(part, &[v1::Outcome::from(Outcome::Invalid).into()]));
+                    refused.extend(self.take_outcomes(&part, &[v1::Outcome::from(Outcome::Invalid).into()]));
                     continue;
                 }
                 Remedy::Halve => {
@@ -261,7 +261,7 @@ impl Forwarder {
     }
 
     /// Counts the outcomes; gives the refused facts.
-    fn take_outcomes(&mut self, part: Vec<Bytes>, outcomes: &[i32]) -> Vec<SetAsideFact> {
+    fn take_outcomes(&mut self, part: &[Bytes], outcomes: &[i32]) -> Vec<SetAsideFact> {
         if let Some(since) = self.metrics.progress.succeeded() {
             let outage_ms = self.clock.now().as_millis().saturating_sub(since);
             tracing::info!(outage_ms, "the recorder answers again");

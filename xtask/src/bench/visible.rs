@@ -142,7 +142,10 @@ async fn sustained(
             return Ok((per_second, tried.join(", ")));
         }
         next *= 0.85;
-        ensure!(next > 100.0, "not even a hundred hits a second are recorded as they come");
+        ensure!(
+            next > 100.0,
+            "not even a hundred hits a second are recorded as they come"
+        );
     }
 }
 
