@@ -380,6 +380,40 @@ async fn a_full_disk_takes_what_has_its_room_already_and_loses_only_what_it_refu
     assert_eq!(quarantined(&spool), 0);
 }
 
+/// There is room for some facts, and not for the zeros that would be written behind them.
+#[tokio::test]
+async fn a_disk_that_is_nearly_full_takes_what_fits() {
+    let disk = ForgetfulDisk::default();
+    let mut spool = open_on(
+        disk.clone(),
+        Path::new("/spool"),
+        Options {
+            segment_bytes: 4_096,
+            ..options()
+        },
+    );
+    let record = 16 + numbered(0..1)[0].len();
+    append_all(&spool.spool, &numbered(0..1)).await;
+    disk.set_faults(|faults| faults.room = Some(5 * record));
+    let mut taken = 1;
+    while let Ok(()) = spool
+        .spool
+        .append(numbered(taken..taken + 1)[0].clone().into())
+        .await
+    {
+        taken += 1;
+        assert!(taken < 100, "no end of room");
+    }
+    assert_eq!(taken, 1 + (1_024 + 5 * record) / record);
+    disk.set_faults(|faults| faults.room = None);
+    eventually("it recovers by itself", || spool.spool.failing().is_none()).await;
+    append_all(&spool.spool, &numbered(taken..taken + 1)).await;
+    assert_eq!(
+        (spool.take_all(), quarantined(&spool)),
+        (numbered(0..taken + 1), 0)
+    );
+}
+
 #[tokio::test]
 async fn a_disk_that_hangs_is_waited_for_a_while_and_what_was_given_to_it_is_not_lost() {
     let disk = ForgetfulDisk::default();

@@ -78,6 +78,9 @@ pub struct Faults {
     pub sync_fails: bool,
     /// Writes behind the end of a file find no room; half of what they wrote stays.
     pub full: bool,
+    /// How many bytes files may still grow by, all together; what they are cut by comes back. Writes that find no room
+    /// leave what fits.
+    pub room: Option<usize>,
     /// Syncs do not return before this is taken back.
     pub sync_hangs: bool,
     /// Reads that reach beyond this offset of any file fail.
@@ -300,15 +303,18 @@ struct OpenFile(ForgetfulDisk, Arc<Content>);
 impl SpoolFile for OpenFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.0.before_a_change();
-        let full = self.0.0.faults.lock().unwrap().full;
+        let mut faults = self.0.0.faults.lock().unwrap();
         let mut versions = self.1.0.lock().unwrap();
         let offset = usize::try_from(offset).unwrap();
-        let end = offset + bytes.len();
-        let fits = if full && end > versions.now.len() {
-            bytes.len() / 2
-        } else {
-            bytes.len()
-        };
+        let growth = (offset + bytes.len()).saturating_sub(versions.now.len());
+        let mut fits = bytes.len();
+        if faults.full && growth > 0 {
+            fits = bytes.len() / 2;
+        }
+        if let Some(room) = &mut faults.room {
+            fits = fits.min(bytes.len() - growth.saturating_sub(*room));
+            *room = room.saturating_sub(growth);
+        }
         if versions.now.len() < offset + fits {
             versions.now.resize(offset + fits, 0);
         }
@@ -341,12 +347,13 @@ impl SpoolFile for OpenFile {
 
     fn set_len(&self, length: u64) -> io::Result<()> {
         self.0.before_a_change();
-        self.1
-            .0
-            .lock()
-            .unwrap()
-            .now
-            .resize(usize::try_from(length).unwrap(), 0);
+        let mut faults = self.0.0.faults.lock().unwrap();
+        let mut versions = self.1.0.lock().unwrap();
+        let length = usize::try_from(length).unwrap();
+        if let Some(room) = &mut faults.room {
+            *room += versions.now.len().saturating_sub(length);
+        }
+        versions.now.resize(length, 0);
         Ok(())
     }
 
