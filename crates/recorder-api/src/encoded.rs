@@ -1,7 +1,6 @@
 //! Sending facts that are encoded already.
 //!
-//! A spool keeps each fact as the interface encodes it. To decode a batch of them, only for it to be encoded again, costs
-//! the sender more than all the rest of sending it.
+//! A spool keeps each fact as the interface encodes it, so that it need be neither copied nor encoded again to be sent.
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;

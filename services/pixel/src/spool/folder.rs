@@ -12,8 +12,9 @@ use tokio::sync::Notify;
 use super::{
     cursor::CursorFile,
     files::{Files, make_folder},
+    quarantine,
     reader::Reader,
-    segment::{self, HEADER_END, Header, HeaderFound, Scan, Step, VersionedHeader, ZEROS},
+    segment::{self, HEADER_END, Header, HeaderFound, Scan, Step, VOID, VersionedHeader, ZEROS},
     set_aside::SetAside,
 };
 
@@ -120,7 +121,7 @@ impl Folder {
         let set_aside = SetAside::open(Arc::clone(&files), path.join("set-aside"))
             .map_err(failed("read what is set aside"))?;
         let quarantined: u64 = files
-            .list(&path.join("quarantine"))
+            .list(&path.join(quarantine::FOLDER))
             .map_err(failed("list the quarantine"))?
             .iter()
             .map(|(_, bytes)| bytes)
@@ -169,7 +170,7 @@ impl Folder {
 pub struct Holdings {
     /// Facts that are neither recorded nor set aside. After a failed sync this may be some too many until they are sent.
     pub unsent: u64,
-    /// Bytes on disk: what is unsent, set aside or quarantined.
+    /// Bytes on disk: what is unsent, set aside or quarantined, and zeros written ahead.
     pub bytes: u64,
 }
 
@@ -237,10 +238,11 @@ fn find_segments(path: &Path, files: &dyn Files) -> Result<VecDeque<Segment>, Op
         .collect();
     found.sort_unstable();
     let mut segments: VecDeque<Segment> = VecDeque::with_capacity(found.len());
+    let newest = found.last().map(|(first_seq, _)| *first_seq);
     for (first_seq, file_bytes) in found {
-        let file = files
-            .open(&path.join(segment::file_name(first_seq)))
-            .map_err(failed)?;
+        let is_last = newest == Some(first_seq);
+        let file_path = path.join(segment::file_name(first_seq));
+        let file = files.open(&file_path).map_err(failed)?;
         match Header::read(file.as_ref()).map_err(failed)? {
             HeaderFound::Good(VersionedHeader { header, .. }) => {
                 if let Some(previous) = segments
@@ -258,6 +260,8 @@ fn find_segments(path: &Path, files: &dyn Files) -> Result<VecDeque<Segment>, Op
             }
             // The name tells what matters, and the records have their own checksums.
             HeaderFound::Corrupt => tracing::error!(first_seq, "a segment of the spool has a corrupt header"),
+            // Nothing is in it, and it would hide what the one before has behind its records.
+            HeaderFound::Unfinished if is_last && files.remove(&file_path).is_ok() => continue,
             HeaderFound::Unfinished => {}
         }
         if let Some(previous) = segments.back_mut() {
@@ -274,59 +278,86 @@ fn find_segments(path: &Path, files: &dyn Files) -> Result<VecDeque<Segment>, Op
     Ok(segments)
 }
 
-/// Finds where the last segment's records end. What lies behind the last good one is torn: its write was cut off before
-/// it was answered for. So is what is bad between records of which none says that it was synced: the disk may write a later
-/// part of a group and not an earlier one. That is voided, lest it pass for corruption once there is another segment.
+/// Finds where the last segment's records end, and sees to it that nothing in it passes for corrupt, now or later, that was
+/// only cut off.
 fn recover_last(path: &Path, files: &dyn Files, last: &mut Segment) -> io::Result<()> {
-    let file = files.open(&path.join(segment::file_name(last.first_seq)))?;
+    let first_seq = last.first_seq;
+    let file = files.open(&path.join(segment::file_name(first_seq)))?;
     let tells_syncs = matches!(Header::read(file.as_ref())?, HeaderFound::Good(found) if found.tells_syncs);
-    let mut scan = Scan::new(file, last.first_seq);
-    let mut good_end = HEADER_END;
-    let mut torn = Vec::new();
-    loop {
-        match scan.step(last.end, u64::MAX)? {
-            Step::Record { after_sync, .. } => {
-                good_end = scan.offset();
-                if after_sync || !tells_syncs {
-                    torn.clear(); // Corruption: the reader deals with it when it comes there.
-                }
-            }
-            Step::Bad {
-                offset,
-                bad_bytes,
-                more,
-                ..
-            } => {
-                if more {
-                    torn.push((offset, bad_bytes));
-                } else if !scan.holds_only(ZEROS, offset, bad_bytes)? {
-                    tracing::info!(
-                        first_seq = last.first_seq,
-                        offset,
-                        bad_bytes,
-                        "dropped the spool's torn tail"
-                    );
-                }
-            }
-            Step::End => break,
+    let mut scan = Scan::new(file, first_seq);
+    let (good_end, torn) = find_torn(&mut scan, last.end, tells_syncs)?;
+    for Torn {
+        offset,
+        bad_bytes,
+        lost,
+    } in torn
+    {
+        if scan.holds_only(VOID, offset, bad_bytes)? {
+            continue;
         }
-    }
-    for (offset, bad_bytes) in torn {
-        tracing::info!(
-            first_seq = last.first_seq,
-            offset,
-            bad_bytes,
-            "dropped what was torn in the spool"
+        let copy = quarantine::keep(files, path, &scan, first_seq, offset, bad_bytes);
+        let voided = scan.void(offset, bad_bytes);
+        tracing::warn!(
+            first_seq, offset, bad_bytes, lost, copy = quarantine::described(&copy), error = ?voided.err(),
+            "dropped what was torn in the spool's last group"
         );
-        if let Err(error) = scan.void(offset, bad_bytes) {
-            tracing::warn!(first_seq = last.first_seq, %error, "cannot void it; it will pass for corrupt");
+    }
+    if last.file_bytes > good_end {
+        if !scan.holds_only(ZEROS, good_end, last.file_bytes - good_end)? {
+            let bad_bytes = last.file_bytes - good_end;
+            tracing::info!(
+                first_seq,
+                offset = good_end,
+                bad_bytes,
+                "dropped the spool's torn tail"
+            );
+        }
+        if scan.cut(good_end).is_ok() {
+            last.file_bytes = good_end;
         }
     }
     last.end = good_end;
     last.next_seq = scan.next_seq();
     // What a killed process had written but not synced is about to be read.
     if let Err(error) = scan.sync() {
-        tracing::warn!(first_seq = last.first_seq, %error, "cannot sync the spool's last segment; reading it all the same");
+        tracing::warn!(first_seq, %error, "cannot sync the spool's last segment; reading it all the same");
     }
     Ok(())
+}
+
+/// Bytes that are no record, with a good record behind them.
+struct Torn {
+    offset: u64,
+    bad_bytes: u64,
+    lost: u64,
+}
+
+/// Where the last good record ends, and what is torn before that: whatever is bad, unless a record behind it says that it
+/// was synced. The disk may write a later part of a group and not an earlier one.
+fn find_torn(scan: &mut Scan, end: u64, tells_syncs: bool) -> io::Result<(u64, Vec<Torn>)> {
+    let mut good_end = HEADER_END;
+    let mut torn = Vec::new();
+    loop {
+        match scan.step(end, u64::MAX)? {
+            Step::Record { after_sync, .. } => {
+                good_end = scan.offset();
+                // Corruption, then, as whatever is bad is in version 1: the reader deals with it when it comes there.
+                if after_sync || !tells_syncs {
+                    torn.clear();
+                }
+            }
+            Step::Bad {
+                offset,
+                bad_bytes,
+                lost,
+                more: true,
+            } => torn.push(Torn {
+                offset,
+                bad_bytes,
+                lost,
+            }),
+            Step::Bad { more: false, .. } => {} // Behind the last good record: cut off before it was answered for.
+            Step::End => return Ok((good_end, torn)),
+        }
+    }
 }

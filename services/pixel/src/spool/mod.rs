@@ -5,13 +5,14 @@
 //! is settled ([`Reader`]). What lies on disk is in [`segment`].
 //!
 //! Nothing read back is trusted without its checksum. What was cut off at the very end of the last segment was never
-//! answered for, and is dropped, as is what a power cut has torn out of the group that was being written; other bad bytes
-//! with a good record behind them are corruption: they are copied to the folder `quarantine`, counted, and skipped.
+//! answered for, and is dropped, as is what a power cut has torn behind the last record that says that all before it is
+//! synced. Other bad bytes are corruption: they are copied to the folder `quarantine`, counted, and skipped.
 
 pub mod files;
 
 mod cursor;
 mod folder;
+mod quarantine;
 mod reader;
 mod reply;
 mod segment;

@@ -13,9 +13,9 @@ use bytes::Bytes;
 
 use super::{
     cursor::CursorFile,
-    files::make_folder,
     folder::{Holdings, Segment, Shared},
-    segment::{Scan, Step, VOID},
+    quarantine,
+    segment::{Scan, Step, VOID, ZEROS},
     set_aside::{SetAside, SetAsideError, SetAsideFact},
 };
 
@@ -144,8 +144,11 @@ impl Reader {
                 lost,
                 ..
             } => {
-                if place.scan.holds_only(VOID, offset, bad_bytes)? {
-                    return Ok(ControlFlow::Continue(())); // Torn, and dropped at a start.
+                // What cannot be read again is corrupt.
+                let holds_only = |pattern| place.scan.holds_only(pattern, offset, bad_bytes).unwrap_or(false);
+                // Torn, and dropped at a start; or written ahead of records that never came.
+                if holds_only(VOID) || lost == 0 && holds_only(ZEROS) {
+                    return Ok(ControlFlow::Continue(()));
                 }
                 let unsettled = next_seq.max(self.shared.accounts().cursor);
                 let lost_now = (next_seq + lost).saturating_sub(unsettled);
@@ -257,32 +260,20 @@ impl Reader {
         self.counts
             .quarantined_bytes
             .fetch_add(bad_bytes, Ordering::Relaxed);
-        let folder = self.shared.path.join("quarantine");
-        let path = folder.join(format!("{first_seq:020}-{offset}.bad"));
-        let kept = self.place.as_ref().map_or(Ok(0), |place| {
-            let files = &self.shared.files;
-            make_folder(files.as_ref(), &folder)?;
-            let copied = match files.create(&path) {
-                // Seen before this process: the same bytes are there.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(0),
-                file => {
-                    let file = file?;
-                    let copied = place.scan.copy_to(file.as_ref(), offset, bad_bytes)?;
-                    file.sync()?;
-                    copied
-                }
-            };
-            files.sync_folder(&folder)?;
-            Ok::<_, io::Error>(copied)
-        });
-        let copy = match &kept {
-            Ok(_) => path.display().to_string(),
-            Err(error) => format!("none, because {error}"),
-        };
+        let Some(place) = &self.place else { return };
+        let copy = quarantine::keep(
+            self.shared.files.as_ref(),
+            &self.shared.path,
+            &place.scan,
+            first_seq,
+            offset,
+            bad_bytes,
+        );
         tracing::error!(
-            segment = %self.shared.segment_path(first_seq).display(), offset, bad_bytes, lost, copy,
+            segment = %self.shared.segment_path(first_seq).display(), offset, bad_bytes, lost,
+            copy = quarantine::described(&copy),
             "skipped corrupt bytes in the spool; check the disk"
         );
-        self.shared.accounts().bytes += kept.unwrap_or(0);
+        self.shared.accounts().bytes += copy.map_or(0, |copy| copy.bytes);
     }
 }

@@ -5,11 +5,11 @@
 //! record  length u32 · crc32c u32 (of length, seq and payload) · seq u64 · payload
 //! ```
 //!
-//! Integers are little-endian. A length's highest bit says that everything before the record was synced when it was
-//! written. Behind the last record there may be zeros. A segment's file is named by the sequence number that its first record has at least.
-//! Within a segment numbers rise by one from record to record, so that a gap tells how many records are missing; between
-//! segments some are left out after a failed sync. `previous_end` is how much of the segment before was synced when this
-//! one was begun: what lies behind that was never answered for.
+//! Integers are little-endian. A length's highest bit says that everything before the record was synced when it was written.
+//! A segment's file is named by the sequence number that its first record has at least. Within a segment numbers rise by one
+//! from record to record, so that a gap tells how many records are missing; between segments some are left out after a
+//! failed sync. `previous_end` is how much of the segment before was synced when this one was begun: what lies behind that
+//! was never answered for. Behind the last record there may be zeros.
 //!
 //! Version 1 knew neither that bit nor zeros; all else in it is the same.
 
@@ -29,10 +29,12 @@ const MAX_RECORD_BYTES: usize = RECORD_HEAD_BYTES + MAX_PAYLOAD_BYTES;
 const WINDOW_BYTES: usize = 256 << 10;
 const MAGIC: &[u8; 7] = b"ETSPOOL";
 const VERSION: u8 = 2;
+/// The first version whose records say of what is before them whether it was synced.
+const TELLS_SYNCS: u8 = 2;
 /// In a record's length: everything before it was synced when it was written.
 const AFTER_SYNC: u32 = 1 << 31;
 
-/// What is written over bytes that a power cut has torn, and that were never answered for. It looks like no record.
+/// What is written over bytes that a power cut has torn. It looks like no record.
 pub(super) const VOID: [u8; 8] = *b"etvoided";
 /// What lies behind the last record.
 pub(super) const ZEROS: [u8; 8] = [0; 8];
@@ -112,7 +114,7 @@ impl Header {
                         previous_first_seq,
                         previous_end,
                     },
-                    tells_syncs: version == VERSION,
+                    tells_syncs: version >= TELLS_SYNCS,
                 })
             }
             _ => HeaderFound::Corrupt,
@@ -279,48 +281,65 @@ impl Scan {
 
     /// Copies what [`Step::Bad`] told of into `file`, as much of it as is there; gives how much that is.
     pub(super) fn copy_to(&self, file: &dyn SpoolFile, offset: u64, bytes: u64) -> io::Result<u64> {
-        let mut buffer = vec![0; WINDOW_BYTES];
         let mut copied = 0;
-        while copied < bytes {
-            let wanted = usize::try_from(bytes - copied)
-                .unwrap_or(usize::MAX)
-                .min(WINDOW_BYTES);
-            let piece = buffer.get_mut(..wanted).unwrap_or_default();
-            let read = read_full(self.file.as_ref(), piece, offset + copied)?;
-            if read == 0 {
-                break;
-            }
-            file.write_at(piece.get(..read).unwrap_or_default(), copied)?;
-            copied += to_u64(read);
-        }
+        self.for_each_piece(offset, bytes, |piece| {
+            file.write_at(piece, copied)?;
+            copied += to_u64(piece.len());
+            Ok(true)
+        })?;
         Ok(copied)
     }
 
     /// Whether there is nothing but `pattern` in what [`Step::Bad`] told of.
     pub(super) fn holds_only(&self, pattern: [u8; 8], offset: u64, bytes: u64) -> io::Result<bool> {
-        let mut buffer = vec![0; WINDOW_BYTES];
-        let mut seen = 0;
-        while seen < bytes {
-            let wanted = usize::try_from(bytes - seen)
-                .unwrap_or(usize::MAX)
-                .min(WINDOW_BYTES);
-            let piece = buffer.get_mut(..wanted).unwrap_or_default();
-            let read = read_full(self.file.as_ref(), piece, offset + seen)?;
-            let is_it = |piece: &[u8]| piece.iter().eq(pattern.iter().cycle().take(piece.len()));
-            // A whole window is a multiple of the pattern's length.
-            if read == 0 || !piece.get(..read).is_some_and(is_it) {
-                return Ok(false);
-            }
-            seen += to_u64(read);
-        }
-        Ok(true)
+        let mut only = true;
+        self.for_each_piece(offset, bytes, |piece| {
+            // A whole piece is a multiple of the pattern's length.
+            only = piece.iter().eq(pattern.iter().cycle().take(piece.len()));
+            Ok(only)
+        })?;
+        Ok(only)
     }
 
     /// Writes [`VOID`] over what [`Step::Bad`] told of.
     pub(super) fn void(&self, offset: u64, bytes: u64) -> io::Result<()> {
-        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        let over: Vec<u8> = VOID.iter().copied().cycle().take(bytes).collect();
-        self.file.write_at(&over, offset)
+        let voided: Vec<u8> = VOID.iter().copied().cycle().take(WINDOW_BYTES).collect();
+        let mut at = offset;
+        self.for_each_piece(offset, bytes, |piece| {
+            self.file
+                .write_at(voided.get(..piece.len()).unwrap_or_default(), at)?;
+            at += to_u64(piece.len());
+            Ok(true)
+        })
+    }
+
+    /// Cuts the file off behind its records.
+    pub(super) fn cut(&self, end: u64) -> io::Result<()> {
+        self.file.set_len(end)
+    }
+
+    /// Reads so many bytes from `offset` on, as far as the file reaches, and gives them to `each` piece by piece until it
+    /// wants no more.
+    fn for_each_piece(
+        &self,
+        offset: u64,
+        bytes: u64,
+        mut each: impl FnMut(&[u8]) -> io::Result<bool>,
+    ) -> io::Result<()> {
+        let mut buffer = vec![0; WINDOW_BYTES];
+        let mut done = 0;
+        while done < bytes {
+            let wanted = usize::try_from(bytes - done)
+                .unwrap_or(usize::MAX)
+                .min(WINDOW_BYTES);
+            let piece = buffer.get_mut(..wanted).unwrap_or_default();
+            let read = read_full(self.file.as_ref(), piece, offset + done)?;
+            if read == 0 || !each(piece.get(..read).unwrap_or_default())? {
+                break;
+            }
+            done += to_u64(read);
+        }
+        Ok(())
     }
 
     /// Returns when what was read will still be there after a power cut.

@@ -113,6 +113,7 @@ impl SetAside {
         let mut buffer = Vec::new();
         let mut next_seq = self.next_seq;
         for fact in facts {
+            // Whether all before it is synced is asked of segments only.
             encode_record(&mut buffer, next_seq, false, &encode(fact));
             next_seq += 1;
         }

@@ -123,6 +123,8 @@ struct Active {
     written: u64,
     /// How long the file is: zeros may follow what was written.
     length: u64,
+    /// The disk had no room for zeros, so no more are tried: each try would fill it for a moment.
+    no_room_for_zeros: bool,
     /// How many of the written records wait for their sync, and what comes after them. Only under policy `interval` is
     /// this more than the group in hand.
     unsynced: u64,
@@ -136,7 +138,7 @@ impl Active {
     /// anyway, and with the records no more than the spool has `free`.
     fn zeros_due(&self, bytes: u64, segment_bytes: u64, free: u64) -> u64 {
         let end = self.written + bytes;
-        if end <= self.length {
+        if end <= self.length || self.no_room_for_zeros {
             return 0;
         }
         let most = ZEROS_AHEAD.min(segment_bytes / 4);
@@ -158,13 +160,19 @@ impl Active {
                     self.length = end + zeros;
                     return Ok(());
                 }
-                Err(error) if Failure::of(&error) == Failure::DiskFull => self.cut()?,
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.length = end + zeros; // At most.
+                    if Failure::of(&error) != Failure::DiskFull {
+                        return Err(error);
+                    }
+                    self.no_room_for_zeros = true;
+                    self.cut()?;
+                }
             }
         }
+        self.length = self.length.max(end); // Even if only a part of it gets there.
         self.file.write_at(buffer, self.written)?;
         self.written = end;
-        self.length = self.length.max(end);
         Ok(())
     }
 
@@ -259,7 +267,7 @@ impl Writer {
             (_, Some(_)) => false,
             (Failure::SpoolFull, None) => {
                 self.make_room(PROBE_BYTES);
-                self.shared.accounts().bytes.saturating_add(PROBE_BYTES) <= self.options.max_bytes
+                self.fits(PROBE_BYTES)
             }
             (_, None) => self.begin_segment_if_needed().is_ok() && self.can_write(),
         };
@@ -377,7 +385,7 @@ impl Writer {
         accounts.bytes = (accounts.bytes + active.length).saturating_sub(before);
     }
 
-    /// Before a segment is left as it is for good: gives back what was written ahead.
+    /// Gives back what was written ahead, and whatever a failed write has left.
     fn cut_zeros(&mut self) {
         if let Some(active) = &mut self.active
             && active.length > active.written
@@ -389,19 +397,23 @@ impl Writer {
         }
     }
 
+    /// Whether the spool's bound has room for so many bytes of records; zeros ahead are room that it has already.
+    fn fits(&self, bytes: u64) -> bool {
+        let active = self.active.as_ref();
+        let ahead = active.map_or(0, |active| active.length - active.written);
+        let more = bytes.saturating_sub(ahead);
+        self.shared.accounts().bytes.saturating_add(more) <= self.options.max_bytes
+    }
+
     /// If the bound is near: seals the active segment once its facts are all settled, so that its room is free again.
     fn make_room(&mut self, wanted: u64) {
-        let ahead = self
-            .active
-            .as_ref()
-            .map_or(0, |active| active.length - active.written);
+        if self.fits(wanted) {
+            return;
+        }
         let settled = {
             let accounts = self.shared.accounts();
-            accounts.bytes.saturating_add(wanted.saturating_sub(ahead)) > self.options.max_bytes
-                && accounts
-                    .segments
-                    .back()
-                    .is_some_and(|last| last.next_seq <= accounts.cursor && last.end > HEADER_END)
+            let last = accounts.segments.back();
+            last.is_some_and(|last| last.next_seq <= accounts.cursor && last.end > HEADER_END)
         };
         if settled && self.active.as_ref().is_some_and(|active| active.unsynced == 0) {
             self.seal();
@@ -421,7 +433,6 @@ impl Writer {
             .is_some_and(|active| active.written >= self.options.segment_bytes)
         {
             self.sync_answered();
-            self.cut_zeros();
             self.seal();
         }
         if self.active.is_some() {
@@ -478,6 +489,7 @@ impl Writer {
             file,
             written: HEADER_END,
             length: HEADER_END,
+            no_room_for_zeros: false,
             unsynced: 0,
             next_seq: first_seq,
             last_sync_begun: Instant::now(),
@@ -496,6 +508,7 @@ impl Writer {
     /// Writes no more to the active segment. One without records is removed, or a disk that keeps failing would fill the
     /// folder with them.
     fn seal(&mut self) {
+        self.cut_zeros();
         let Some(active) = self.active.take() else { return };
         let mut accounts = self.shared.accounts();
         if active.next_seq > active.first_seq {

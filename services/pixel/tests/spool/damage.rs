@@ -141,6 +141,118 @@ async fn bytes_that_look_like_a_record_do_not_hide_the_ones_behind_them() {
     assert_eq!((spool.take_all(), quarantined(&spool)), (numbered(0..5), 1));
 }
 
+/// The same bytes as `version` would have written them.
+fn of_version(version: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut old = bytes.to_vec();
+    old[7] = version;
+    let crc = crc32c::crc32c(&old[..32]).to_le_bytes();
+    old[32..36].copy_from_slice(&crc);
+    let record = 16 + numbered(0..1)[0].len();
+    for record in old[36..].chunks_exact_mut(record) {
+        record[3] = 0; // The highest byte of its length, whose highest bit version 1 did not know.
+        let checked = [&record[..4], &record[8..]].concat();
+        record[4..8].copy_from_slice(&crc32c::crc32c(&checked).to_le_bytes());
+    }
+    old
+}
+
+/// Nothing in it says what was synced, so all that is bad in front of a good record counts as corrupt.
+#[tokio::test]
+async fn a_spool_of_version_1_is_read_as_it_was() {
+    let facts = numbered(0..5);
+    let (name, bytes) = one_segment_of(&facts).await;
+    let old = of_version(1, &bytes);
+    let record = 16 + facts[0].len();
+    for flipped in [None, Some(0), Some(3), Some(4)] {
+        let folder = TempDir::new().unwrap();
+        let mut old = old.clone();
+        let mut expected = facts.clone();
+        if let Some(flipped) = flipped {
+            old[36 + flipped * record + 20] ^= 0x55;
+            expected.remove(flipped);
+        }
+        fs::write(folder.path().join(&name), &old).unwrap();
+
+        let mut spool = open(folder.path());
+        append_all(&spool.spool, &numbered(5..7)).await;
+        expected.extend(numbered(5..7));
+        assert_eq!(spool.take_all(), expected, "flipped {flipped:?}");
+        let corrupt = flipped.is_some_and(|flipped| flipped < 4);
+        assert_eq!(quarantined(&spool), u64::from(corrupt), "flipped {flipped:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_spool_of_a_newer_version_is_refused_by_name() {
+    let (name, bytes) = one_segment_of(&numbered(0..5)).await;
+    let folder = TempDir::new().unwrap();
+    let newer = of_version(3, &bytes);
+    fs::write(folder.path().join(name), &newer).unwrap();
+    let refused = Folder::open(folder.path(), Arc::new(DiskFiles)).err().unwrap();
+    assert!(
+        matches!(&refused, OpenError::Newer { version: 3, .. }),
+        "{refused}"
+    );
+}
+
+/// A process is killed while it writes, with zeros ahead; the next one just after it has made the file of its segment.
+#[tokio::test]
+async fn zeros_of_a_killed_process_are_nobodys_loss_and_take_no_room() {
+    let folder = TempDir::new().unwrap();
+    let alive = open(folder.path());
+    append_all(&alive.spool, &numbered(0..5)).await;
+    let path = segments(folder.path()).remove(0);
+    let left_behind = fs::read(&path).unwrap();
+    assert!(left_behind.len() > 100_000, "{} bytes", left_behind.len());
+    for unfinished in [None, Some(0), Some(20)] {
+        let folder = TempDir::new().unwrap();
+        fs::write(folder.path().join(path.file_name().unwrap()), &left_behind).unwrap();
+        if let Some(bytes) = unfinished {
+            fs::write(
+                folder.path().join(format!("{:020}.seg", 6)),
+                &left_behind[..bytes],
+            )
+            .unwrap();
+        }
+        let mut spool = open(folder.path());
+        assert!(
+            spool.spool.holds().bytes < 1_000,
+            "{} bytes",
+            spool.spool.holds().bytes
+        );
+        append_all(&spool.spool, &numbered(5..6)).await;
+        assert_eq!(spool.take_all(), numbered(0..6), "{unfinished:?}");
+        let counts = spool.reader.counts();
+        assert_eq!(
+            counts.quarantined_bytes.load(Ordering::Relaxed),
+            0,
+            "{unfinished:?}"
+        );
+    }
+}
+
+/// The disk refuses to read the bad bytes once more: they are counted all the same.
+#[tokio::test]
+async fn bad_bytes_that_cannot_be_read_again_are_not_passed_over() {
+    let facts = numbered(0..5);
+    let (name, mut bytes) = one_segment_of(&facts).await;
+    let record = 16 + facts[0].len();
+    bytes[36 + 2 * record + 20] ^= 0x55;
+    let path = Path::new("/spool").join(name);
+    let disk = ForgetfulDisk::with_file(&path, &bytes);
+    let mut spool = open_on(disk.clone(), Path::new("/spool"), options());
+    let first = spool.reader.read(1, 1 << 20).unwrap();
+    assert_eq!(
+        support::texts(&first),
+        facts[..1],
+        "all of the file is in memory now"
+    );
+    disk.set_faults(|faults| faults.unreadable_from = Some(0));
+    let rest = spool.reader.read(10, 1 << 20).unwrap();
+    assert_eq!(support::texts(&rest), [&facts[1..2], &facts[3..]].concat());
+    assert_eq!(quarantined(&spool), 1);
+}
+
 const FACTS: usize = 40;
 const TRIMMED: usize = 10;
 

@@ -299,8 +299,10 @@ async fn opening_reads_the_headers_and_the_last_segment_only() {
                 .map(|fact| spool.spool.append(fact.clone().into_bytes()));
             futures::future::try_join_all(appends).await.unwrap();
         }
-        let backlog = spool.spool.holds();
+        let closed = spool.spool.clone();
         spool.close().await;
+        let backlog = closed.holds();
+        drop(closed);
         let files = pixel::spool::files::Files::list(&disk, Path::new("/spool")).unwrap();
         let segments: Vec<u64> = files.iter().map(|(_, bytes)| *bytes).collect();
         let last = segments.last().unwrap();
