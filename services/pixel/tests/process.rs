@@ -111,12 +111,13 @@ async fn is_answering(address: SocketAddr) -> bool {
         && answer.starts_with(b"HTTP/1.1 200 ")
 }
 
+/// One that nothing listens on, and none that the system gives to outgoing connections, such as those of these tests.
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
+    let first = rand::random_range(10_000..32_000);
+    (first..32_000)
+        .chain(10_000..first)
+        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }
 
 /// Sends hits over keep-alive connections until they break; gives the email ids that were answered.
