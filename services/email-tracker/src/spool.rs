@@ -13,7 +13,7 @@ use pixel::{
 };
 use recorder_api::v1;
 use serde_json::{Value, json};
-use service_kit::{Common, Metrics, Reader, SystemClock, tasks::stop_on_signal, telemetry};
+use service_kit::{Common, Metrics, Reader, SystemClock, program, tasks::stop_on_signal, telemetry};
 use tracking::{Fact, Timestamp};
 
 use crate::commands::SpoolCommand;
@@ -94,11 +94,7 @@ fn deliver(folder: &Path, what: What) -> anyhow::Result<()> {
         Common::read(&mut reader, 0, 0),
     );
     let (recorder, common) = reader.finish(settings)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("no runtime")?;
-    let delivered = runtime.block_on(async {
+    let delivered = program::block_on(async {
         let give_up = stop_on_signal()?;
         let folder = open(folder)?;
         // The forwarder says in the log what it waits for.

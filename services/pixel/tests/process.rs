@@ -8,6 +8,10 @@
     reason = "a test says by that what it needs"
 )]
 
+// What else tests share knows PostgreSQL, which nothing of the pixel may (deny.toml).
+#[allow(unreachable_pub, reason = "it is public where it is from")]
+#[path = "../../../crates/test-support/src/net.rs"]
+mod net;
 mod support;
 
 use std::{
@@ -24,6 +28,7 @@ use std::{
     time::Instant,
 };
 
+use net::free_port;
 use pixel::spool::{AppendError, Failure, Options, SyncPolicy, files::DiskFiles};
 use support::{
     append_all, numbered, open, open_on,
@@ -109,15 +114,6 @@ async fn is_answering(address: SocketAddr) -> bool {
         .is_ok()
         && stream.read_to_end(&mut answer).await.is_ok()
         && answer.starts_with(b"HTTP/1.1 200 ")
-}
-
-/// One that nothing listens on, and none that the system gives to outgoing connections, such as those of these tests.
-fn free_port() -> u16 {
-    let first = rand::random_range(10_000..32_000);
-    (first..32_000)
-        .chain(10_000..first)
-        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
-        .unwrap()
 }
 
 /// Sends hits over keep-alive connections until they break; gives the email ids that were answered.

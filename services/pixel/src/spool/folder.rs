@@ -14,7 +14,7 @@ use super::{
     files::{Files, make_folder},
     quarantine,
     reader::Reader,
-    segment::{self, HEADER_END, Header, HeaderFound, Scan, Step, VOID, VersionedHeader, ZEROS},
+    segment::{self, HEADER_END, Header, HeaderFound, Scan, Step, VOID, ZEROS},
     set_aside::SetAside,
 };
 
@@ -244,7 +244,7 @@ fn find_segments(path: &Path, files: &dyn Files) -> Result<VecDeque<Segment>, Op
         let file_path = path.join(segment::file_name(first_seq));
         let file = files.open(&file_path).map_err(failed)?;
         match Header::read(file.as_ref()).map_err(failed)? {
-            HeaderFound::Good(VersionedHeader { header, .. }) => {
+            HeaderFound::Good { header, .. } => {
                 if let Some(previous) = segments
                     .back_mut()
                     .filter(|it| it.first_seq == header.previous_first_seq)
@@ -283,7 +283,13 @@ fn find_segments(path: &Path, files: &dyn Files) -> Result<VecDeque<Segment>, Op
 fn recover_last(path: &Path, files: &dyn Files, last: &mut Segment) -> io::Result<()> {
     let first_seq = last.first_seq;
     let file = files.open(&path.join(segment::file_name(first_seq)))?;
-    let tells_syncs = matches!(Header::read(file.as_ref())?, HeaderFound::Good(found) if found.tells_syncs);
+    let tells_syncs = matches!(
+        Header::read(file.as_ref())?,
+        HeaderFound::Good {
+            tells_syncs: true,
+            ..
+        }
+    );
     let mut scan = Scan::new(file, first_seq);
     let (good_end, torn) = find_torn(&mut scan, last.end, tells_syncs)?;
     for Torn {

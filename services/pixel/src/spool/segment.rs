@@ -47,18 +47,11 @@ pub(super) struct Header {
     pub(super) previous_end: u64,
 }
 
-/// A header and the version of the format that it names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct VersionedHeader {
-    pub(super) header: Header,
-    /// Whether records say of what is before them that it was synced.
-    pub(super) tells_syncs: bool,
-}
-
 /// What was found where a header should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HeaderFound {
-    Good(VersionedHeader),
+    /// `tells_syncs`: whether records say of what is before them that it was synced.
+    Good { header: Header, tells_syncs: bool },
     /// Shorter than a header: its creation was cut off, so it holds no record.
     Unfinished,
     /// Its checksum is wrong; records may still follow.
@@ -108,14 +101,14 @@ impl Header {
                 if version > VERSION {
                     return HeaderFound::Newer(version);
                 }
-                HeaderFound::Good(VersionedHeader {
+                HeaderFound::Good {
                     header: Self {
                         first_seq,
                         previous_first_seq,
                         previous_end,
                     },
                     tells_syncs: version >= TELLS_SYNCS,
-                })
+                }
             }
             _ => HeaderFound::Corrupt,
         }

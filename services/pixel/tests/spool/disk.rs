@@ -345,6 +345,16 @@ async fn a_disk_whose_syncs_keep_failing_is_degraded_all_along_and_leaves_no_lit
     assert_eq!(disk.syncs_tried_again(), 0, "never the same file again");
 }
 
+/// Appends numbered facts from this one on, one after the other, until one is not taken; gives its number.
+async fn append_until_refused(spool: &Spool, from: usize) -> usize {
+    let mut number = from;
+    while let Ok(()) = spool.append(numbered(number..number + 1)[0].clone().into()).await {
+        number += 1;
+        assert!(number < 100, "no end of room");
+    }
+    number
+}
+
 #[tokio::test]
 async fn a_full_disk_takes_what_has_its_room_already_and_loses_only_what_it_refused() {
     let disk = ForgetfulDisk::default();
@@ -355,15 +365,7 @@ async fn a_full_disk_takes_what_has_its_room_already_and_loses_only_what_it_refu
     let mut spool = open_on(disk.clone(), Path::new("/spool"), small);
     append_all(&spool.spool, &numbered(0..3)).await;
     disk.set_faults(|faults| faults.full = true);
-    let mut taken = 3;
-    while let Ok(()) = spool
-        .spool
-        .append(numbered(taken..taken + 1)[0].clone().into())
-        .await
-    {
-        taken += 1;
-        assert!(taken < 100, "no end of room");
-    }
+    let taken = append_until_refused(&spool.spool, 3).await;
     assert!(taken > 10, "{taken} are taken");
     for _ in 0..3 {
         let failed = spool.spool.append(b"refused".to_vec()).await;
@@ -395,15 +397,7 @@ async fn a_disk_that_is_nearly_full_takes_what_fits() {
     let record = 16 + numbered(0..1)[0].len();
     append_all(&spool.spool, &numbered(0..1)).await;
     disk.set_faults(|faults| faults.room = Some(5 * record));
-    let mut taken = 1;
-    while let Ok(()) = spool
-        .spool
-        .append(numbered(taken..taken + 1)[0].clone().into())
-        .await
-    {
-        taken += 1;
-        assert!(taken < 100, "no end of room");
-    }
+    let taken = append_until_refused(&spool.spool, 1).await;
     assert_eq!(taken, 1 + (1_024 + 5 * record) / record);
     disk.set_faults(|faults| faults.room = None);
     eventually("it recovers by itself", || spool.spool.failing().is_none()).await;

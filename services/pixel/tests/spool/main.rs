@@ -22,7 +22,7 @@ use std::{
 
 use pixel::spool::{
     AppendError, Failure, Folder, MAX_SET_ASIDE_BYTES, OpenError, Options, SetAsideError, SetAsideFact,
-    SyncPolicy, files::DiskFiles,
+    Spool, SyncPolicy, files::DiskFiles,
 };
 use support::{append_all, eventually, forgetful::ForgetfulDisk, numbered, open, open_on, options};
 use tempfile::TempDir;
