@@ -48,6 +48,10 @@ pub use recorder_client::{NoRecorderUrl, RecorderSettings, RecorderUrl};
 /// How long the recorder may be away, with facts waiting for it, before `/ready` tells.
 const RECORDER_AWAY_MS: i64 = 60_000;
 
+/// A pace of a millisecond up to 250 connections, and of two from 500 on.
+const PACE_MICROS_PER_CONNECTION: u64 = 4;
+const LONGEST_PACE: Duration = Duration::from_millis(2);
+
 /// What the pixel adds to the OpenAPI document: its `paths` and `components`.
 #[must_use]
 pub fn openapi() -> serde_json::Value {
@@ -146,12 +150,20 @@ async fn open_spool(
     metrics: &Metrics,
 ) -> anyhow::Result<(Spool, Reader, Ended)> {
     let mut options = Options::new(settings.spool_max_bytes, settings.spool_sync);
+    options.pace = Box::new(|| pace(service_kit::http::open_connections()));
     options.observe_sync = metrics::observe_syncs(metrics.meter());
     let path = settings.spool_dir.clone();
     let folder = spawn_blocking(move || Folder::open(&path, files)).await??;
     let holds = folder.holds();
     tracing::info!(folder = %settings.spool_dir.display(), unsent = holds.unsent, bytes = holds.bytes, "opened the spool");
     Spool::start(folder, options).context("cannot start the spool's thread")
+}
+
+/// How far apart syncs begin while so many connections are open: where hundreds are, each waits for the others anyway, so
+/// that more hits can share a sync and none is later for it. Where few are, there would be nobody left to come.
+fn pace(connections: u64) -> Duration {
+    Duration::from_micros(connections.saturating_mul(PACE_MICROS_PER_CONNECTION))
+        .clamp(spool::PACE, LONGEST_PACE)
 }
 
 /// Closes the spool once no request needs it any more. A writer that ends before that is a failure.
@@ -229,4 +241,23 @@ fn readiness(spool: Spool, progress: Arc<Progress>, clock: Arc<dyn Clock>, max_b
         .check("spool", taking)
         .check("spool_room", room)
         .check("recorder", recorder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn syncs_are_a_millisecond_apart_and_two_in_a_crowd() {
+        for (connections, micros) in [
+            (0, 1_000),
+            (250, 1_000),
+            (251, 1_004),
+            (499, 1_996),
+            (500, 2_000),
+            (u64::MAX, 2_000),
+        ] {
+            assert_eq!(pace(connections), Duration::from_micros(micros), "{connections}");
+        }
+    }
 }

@@ -93,6 +93,12 @@ pub(crate) static CONNECTIONS: Connections = Connections {
     not_accepted: AtomicU64::new(0),
 };
 
+/// How many HTTP connections are open in this process, to admin ports as well.
+#[must_use]
+pub fn open_connections() -> u64 {
+    CONNECTIONS.open.load(Ordering::Relaxed)
+}
+
 impl Connections {
     fn not_accepted(&self) {
         self.not_accepted.fetch_add(1, Ordering::Relaxed);

@@ -10,7 +10,7 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Encoder, TextEncoder, process_collector::ProcessCollector};
 
 use super::{TelemetryError, resource};
-use crate::http::CONNECTIONS;
+use crate::http::{CONNECTIONS, open_connections};
 
 /// Boundaries, in seconds, for what takes from a fraction of a millisecond to several seconds.
 pub const SECONDS: [f64; 14] = [
@@ -82,7 +82,7 @@ fn describe_connections(meter: &Meter) {
         .u64_observable_gauge("email_tracker.http.connections")
         .with_unit("{connection}")
         .with_description("HTTP connections open in this process, to admin ports as well")
-        .with_callback(|gauge| gauge.observe(CONNECTIONS.open.load(Ordering::Relaxed), &[]))
+        .with_callback(|gauge| gauge.observe(open_connections(), &[]))
         .build();
     meter
         .u64_observable_counter("email_tracker.http.accept_failures")

@@ -44,6 +44,8 @@ pub use self::{
     set_aside::{MAX_SET_ASIDE_BYTES, SetAsideError, SetAsideFact},
 };
 
+/// [`Options::pace`] unless set otherwise.
+pub const PACE: Duration = Duration::from_millis(1);
 /// [`Options::patience`] unless set otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// Most memory that facts waiting for the disk take, in bytes.
@@ -71,6 +73,9 @@ pub struct Options {
     pub sync: SyncPolicy,
     /// Size at which a new segment is begun, in bytes.
     pub segment_bytes: u64,
+    /// From the beginning of a sync to that of the next one, at least; asked each time. An append after a pause does not
+    /// wait for it.
+    pub pace: Box<dyn Fn() -> Duration + Send>,
     /// How long an append waits for the disk before it is [`AppendError::Overdue`].
     pub patience: Duration,
     /// Told how long each sync took.
@@ -86,6 +91,7 @@ impl Options {
             sync,
             // What is settled leaves the disk by whole segments; an eighth keeps the bound usable.
             segment_bytes: (max_bytes / 8).min(SEGMENT_BYTES),
+            pace: Box::new(|| PACE),
             patience: PATIENCE,
             observe_sync: Box::new(|_| {}),
         }

@@ -29,8 +29,6 @@ const MAX_GROUP_BYTES: usize = 4 << 20;
 /// How much of the file behind the records is written ahead, at most: a sync that changes neither a file's length nor
 /// where it lies on the disk leaves the file system's journal alone.
 const ZEROS_AHEAD: u64 = 256 << 10;
-/// From the beginning of a sync to that of the next one, at least. A hit that comes after a pause does not wait for it.
-const PACE: Duration = Duration::from_millis(1);
 /// How long appends fail at once after the disk failed, at first and at most: each new try costs a new file.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -252,7 +250,7 @@ impl Writer {
     fn keep_pace(&self) {
         if self.options.sync == SyncPolicy::Always
             && let Some(active) = &self.active
-            && let Some(rest) = PACE.checked_sub(active.last_sync_begun.elapsed())
+            && let Some(rest) = (self.options.pace)().checked_sub(active.last_sync_begun.elapsed())
         {
             thread::sleep(rest);
         }
