@@ -73,9 +73,15 @@ pub enum Left {
 
 /// What goes wrong at the moment.
 #[derive(Default, Clone)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "any of them may be there with any other"
+)]
 pub struct Faults {
     /// Syncs of files fail.
     pub sync_fails: bool,
+    /// Writes fail, without a byte of them.
+    pub write_fails: bool,
     /// Writes behind the end of a file find no room; half of what they wrote stays.
     pub full: bool,
     /// How many bytes files may still grow by, all together; what they are cut by comes back. Writes that find no room
@@ -304,6 +310,9 @@ impl SpoolFile for OpenFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.0.before_a_change();
         let mut faults = self.0.0.faults.lock().unwrap();
+        if faults.write_fails {
+            return Err(io::Error::other("a write fails"));
+        }
         let mut versions = self.1.0.lock().unwrap();
         let offset = usize::try_from(offset).unwrap();
         let growth = (offset + bytes.len()).saturating_sub(versions.now.len());
