@@ -13,7 +13,7 @@ use tracking::{DedupKey, Fact, Timestamp, shortened};
 use uuid::Uuid;
 
 use crate::{
-    record,
+    revisions,
     shards::{Layout, Shards},
     steps::{self, Progress, Span, Table},
 };
@@ -249,7 +249,7 @@ impl Work for ShortenHits<'_> {
             .await
             .in_statement("shorten_hits")?;
         if shortened > 0 {
-            record::raise_revision(tx, self.writer).await?;
+            revisions::raise(tx, self.writer).await?;
         }
         Ok(shortened)
     }

@@ -3,7 +3,7 @@
 use database::{Database, Error, InStatement, Timestamptz, Transaction, Work};
 use tracking::{Timestamp, doctor};
 
-use crate::record;
+use crate::revisions;
 
 /// The most that one round removes; the rest waits for the next.
 const AT_ONCE: i64 = 1_000;
@@ -110,7 +110,7 @@ impl Work for Remove<'_> {
                 .await
                 .in_statement(name)?;
         }
-        record::raise_revision(tx, self.writer).await?;
+        revisions::raise(tx, self.writer).await?;
         Ok(true)
     }
 }

@@ -20,7 +20,7 @@ use tracking::{Timestamp, recipients::Address};
 use uuid::Uuid;
 
 use crate::{
-    record,
+    revisions,
     shards::{Layout, Shards},
     slots, webhooks,
 };
@@ -393,7 +393,7 @@ impl Work for Remove<'_> {
             .await
             .in_statement("count_erased")?;
         slots::mark_stale(tx, times).await?;
-        record::raise_revision(tx, self.writer).await?;
+        revisions::raise(tx, self.writer).await?;
         Ok((erased, are_all))
     }
 }

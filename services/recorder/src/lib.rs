@@ -17,6 +17,7 @@ mod range;
 mod reassess;
 mod record;
 mod retention;
+mod revisions;
 mod schema;
 mod sessions;
 mod settings;

@@ -9,7 +9,7 @@ use database::{Database, Error, InStatement, Timestamptz, Transaction, Work};
 use jiff::{ToSpan, civil, tz::TimeZone};
 use tracking::Timestamp;
 
-use crate::{metrics::Metrics, record};
+use crate::{metrics::Metrics, revisions};
 
 /// A month in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -172,7 +172,7 @@ impl Work for DropPartition<'_> {
             .in_statement(Self::NAME)?;
         let dropped = row.try_get(0)?;
         if dropped {
-            record::raise_revision(tx, self.writer).await?;
+            revisions::raise(tx, self.writer).await?;
             tracing::info!(month = %self.month.0.strftime("%Y-%m"), "drops a partition of hits");
         }
         Ok(dropped)

@@ -17,7 +17,7 @@ use tracking::{
 use uuid::Uuid;
 
 use crate::{
-    record,
+    revisions,
     shards::{Layout, Shards},
     slots,
     steps::{self, Progress, Span, Table},
@@ -446,7 +446,7 @@ impl Work for Reassess<'_> {
         self.count(tx, &news).await?;
         // Besides opens, also those that no chart shows: there are few.
         slots::mark_stale(tx, opened_at.iter().map(|at| at.0)).await?;
-        record::raise_revision(tx, self.writer).await?;
+        revisions::raise(tx, self.writer).await?;
         Ok(u64::try_from(news.len()).unwrap_or(u64::MAX))
     }
 }

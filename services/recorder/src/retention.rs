@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::{
     partitions::{DropPartition, Month, Months},
-    record,
+    revisions,
     shards::{Layout, Shards},
     slots, steps, webhooks,
 };
@@ -293,7 +293,7 @@ impl Work for RemoveEmails<'_> {
             .in_statement(Self::NAME)?;
         if removed > 0 {
             webhooks::forget(tx, self.layout, &email_ids).await?;
-            record::raise_revision(tx, self.writer).await?;
+            revisions::raise(tx, self.writer).await?;
         }
         Ok(removed)
     }

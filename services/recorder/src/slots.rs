@@ -11,7 +11,7 @@ use tracking::{
     slots::{SLOT_MS, day_of, slot_of},
 };
 
-use crate::{partitions::Month, record};
+use crate::{partitions::Month, revisions};
 
 /// Any number that nobody else uses for advisory locks in the same database.
 const LOCK: i64 = 0x736c_6f74_735f_5f31;
@@ -296,7 +296,7 @@ impl Work for Remove<'_> {
                 .in_statement(Self::NAME)?;
         }
         if removed > 0 {
-            record::raise_revision(tx, self.writer).await?;
+            revisions::raise(tx, self.writer).await?;
         }
         Ok(())
     }

@@ -27,7 +27,6 @@ mod statements;
 mod verdicts;
 
 pub(crate) use batch::Batch;
-pub(crate) use revisions::raise_revision;
 
 use database::{Error, Transaction, Work};
 use recorder_api::Outcome;

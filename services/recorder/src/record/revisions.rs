@@ -1,26 +1,13 @@
-//! Whether anything that a list or a chart shows has changed.
-
-use std::ops::RangeInclusive;
+//! What tells those who read that something has changed: the writer's revision, and the slots that charts count anew.
 
 use database::{Error, InStatement, Transaction};
 
 use super::{Recording, Statements, verdicts::Judged};
-use crate::{shards::Layout, slots::slots_of};
-
-/// Last of the transaction: whoever raises the same row waits for a commit and for nothing else.
-pub(super) const RAISE: &str = "-- record: raise the writer's revision
-insert into revisions as mine (writer, revision) values ($1, $2::bigint)
-on conflict (writer) do update set revision = mine.revision + $2::bigint";
-
-/// By how much a revision rises, at random. A database that goes back a little, as when a standby takes over that lacked
-/// the last commits, must not come to a revision that a client knows of facts that are gone: its list would pass for
-/// unchanged. With these steps a number lasts for five hundred billion transactions.
-const STEPS: RangeInclusive<i64> = 1..=1 << 24;
-
-/// The next one.
-fn step() -> i64 {
-    rand::random_range(STEPS)
-}
+use crate::{
+    revisions::{RAISE_NAME, step},
+    shards::Layout,
+    slots::slots_of,
+};
 
 /// Raises the writer's revision if anything about hits has changed.
 ///
@@ -35,7 +22,7 @@ pub(super) async fn raise(
     if has_changed(judged) || recording.layout == Layout::Sharded {
         tx.execute(&statements.raise_revision, &[&recording.writer, &step()])
             .await
-            .in_statement("raise_revision")?;
+            .in_statement(RAISE_NAME)?;
     }
     Ok(())
 }
@@ -70,14 +57,5 @@ pub(super) async fn mark_slots(
             .await
             .in_statement("mark_slots")?;
     }
-    Ok(())
-}
-
-/// Raises `writer`'s revision in a transaction that records nothing.
-pub(crate) async fn raise_revision(tx: &Transaction<'_>, writer: &str) -> Result<(), Error> {
-    let raise = tx.prepare_cached(RAISE).await.in_statement("raise_revision")?;
-    tx.execute(&raise, &[&writer, &step()])
-        .await
-        .in_statement("raise_revision")?;
     Ok(())
 }

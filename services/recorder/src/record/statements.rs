@@ -3,8 +3,8 @@
 use database::{Error, Transaction};
 use tokio_postgres::Statement;
 
-use super::{counters, emails, hits, marks, revisions, verdicts};
-use crate::{erase, shards::Layout, slots};
+use super::{counters, emails, hits, marks, verdicts};
+use crate::{erase, revisions, shards::Layout, slots};
 
 /// Statements are sent together and must run in the order sent. Were one of them prepared in between, those after it
 /// would overtake it; so all are prepared first. Each connection keeps them.
