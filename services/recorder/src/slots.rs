@@ -24,11 +24,15 @@ insert into stale_slots (slot_at) select unnest($1::timestamptz[])";
 const TRY_LOCK: &str = "-- slots: one counts at a time
 select pg_try_advisory_xact_lock($1)";
 
+/// For whom it is not enough that somebody else is counting.
+const LOCK_NEXT: &str = "-- slots: be the next one who counts
+select pg_advisory_xact_lock($1)";
+
 /// Hits are locked before slots by all who lock both.
 const HITS_FIRST: &str = "-- slots: hits come first
 select from hits limit 0";
 
-/// The stale ones of the latest day that has any, and whether there were more. Those that are added meanwhile stay.
+/// The stale ones of the latest day that has any. Those that are added meanwhile stay.
 const TAKE: &str = "-- slots: take the stale ones of a day
 with newest as (
   select date_bin(interval '24 hours', max(slot_at), timestamptz 'epoch') as day_at
@@ -36,7 +40,7 @@ with newest as (
   where slot_at >= $1 and slot_at < $2
 )
 delete from stale_slots using newest
-where slot_at >= newest.day_at and slot_at < newest.day_at + interval '24 hours'
+where slot_at >= newest.day_at and slot_at < newest.day_at + interval '24 hours' and slot_at < $2
 returning slot_at";
 
 /// By the index of hits' times. What `doctor` leaves for an hour is in no chart (`tracking::doctor`).
@@ -125,57 +129,75 @@ pub(crate) async fn mark_stale(
     Ok(())
 }
 
-/// Counts the slots that are stale anew, in `most_steps` transactions at most; answers how many, and whether there may be
-/// more. The latest come first: they are asked for most.
-pub(crate) async fn recount(database: &Database, most_steps: u32) -> Result<(u64, bool), Error> {
-    let ever = (Timestamp::from_millis(0), Timestamp::MAX_IN_ID);
-    recount_between(database, ever, most_steps).await
-}
-
-/// The same of a month whose hits are to be removed.
-pub(crate) async fn recount_month(database: &Database, month: Month) -> Result<(), Error> {
-    let Some((from, until)) = month.start().zip(month.next().and_then(Month::start)) else {
-        return Ok(());
-    };
-    recount_between(database, (from, until), u32::MAX).await?;
-    Ok(())
-}
-
-async fn recount_between(
+/// Counts anew the stale slots that are over at `now`, in `most_steps` transactions at most, one for each day; answers how
+/// many, and whether there may be more. The latest come first: they are asked for most.
+///
+/// The present slot is stale again as soon as it is counted, and so may any other be while a backlog drains. It is each
+/// day's turn once, or this would never end, and would read the same hits again and again.
+pub(crate) async fn recount(
     database: &Database,
-    (from, until): (Timestamp, Timestamp),
+    now: Timestamp,
     most_steps: u32,
 ) -> Result<(u64, bool), Error> {
+    let mut recount = Recount {
+        from: Timestamp::from_millis(0),
+        until: slot_of(now),
+        waits: false,
+    };
     let mut counted = 0;
     for _ in 0..most_steps {
-        match database.transact(&Recount { from, until }).await? {
-            0 => return Ok((counted, false)),
-            slots => counted += slots,
-        }
+        let Some(day) = database.transact(&recount).await? else {
+            return Ok((counted, false));
+        };
+        counted += day.slots;
+        recount.until = day.day_at;
     }
     Ok((counted, true))
 }
 
-/// Counts the stale slots of one day anew; answers how many there were, or none if somebody else is counting.
+/// Counts all stale slots of a month whose hits are to be removed.
+pub(crate) async fn recount_month(database: &Database, month: Month) -> Result<(), Error> {
+    let Some((from, until)) = month.start().zip(month.next().and_then(Month::start)) else {
+        return Ok(());
+    };
+    let mut recount = Recount {
+        from,
+        until,
+        waits: true,
+    };
+    while let Some(day) = database.transact(&recount).await? {
+        recount.until = day.day_at;
+    }
+    Ok(())
+}
+
+/// Counts anew the stale slots of the latest day that has any from `from` on and before `until`. Answers which day that
+/// was; `None` if there is none, or somebody else is counting.
 struct Recount {
     from: Timestamp,
     until: Timestamp,
+    /// Whether to wait for whoever else is counting.
+    waits: bool,
+}
+
+/// A day whose stale slots were counted.
+struct Counted {
+    day_at: Timestamp,
+    slots: u64,
 }
 
 impl Work for Recount {
     const NAME: &'static str = "recount_slots";
-    type Output = u64;
+    type Output = Option<Counted>;
 
-    async fn run(&self, tx: &Transaction<'_>) -> Result<u64, Error> {
-        let lock = tx.prepare_cached(TRY_LOCK).await.in_statement("lock_slots")?;
-        let row = tx.query_one(&lock, &[&LOCK]).await.in_statement("lock_slots")?;
-        if !row.try_get::<_, bool>(0)? {
-            return Ok(0);
+    async fn run(&self, tx: &Transaction<'_>) -> Result<Option<Counted>, Error> {
+        if !self.lock(tx).await? {
+            return Ok(None);
         }
         let stale = self.take(tx).await?;
-        if stale.is_empty() {
-            return Ok(0);
-        }
+        let Some(first) = stale.first() else {
+            return Ok(None);
+        };
         let kept = tx.prepare_cached(KEPT).await.in_statement("kept_slots")?;
         let rows = tx
             .query(&kept, &[&as_vec(&stale)])
@@ -186,7 +208,10 @@ impl Work for Recount {
             let counts = count(tx, &kept).await?;
             store(tx, &kept, &counts).await?;
         }
-        Ok(u64::try_from(stale.len()).unwrap_or(u64::MAX))
+        Ok(Some(Counted {
+            day_at: day_of(first.0),
+            slots: u64::try_from(stale.len()).unwrap_or(u64::MAX),
+        }))
     }
 }
 
@@ -195,6 +220,18 @@ fn as_vec(slots: &BTreeSet<Timestamptz>) -> Vec<Timestamptz> {
 }
 
 impl Recount {
+    /// Whether it is this one's turn.
+    async fn lock(&self, tx: &Transaction<'_>) -> Result<bool, Error> {
+        if self.waits {
+            let lock = tx.prepare_cached(LOCK_NEXT).await.in_statement("lock_slots")?;
+            tx.execute(&lock, &[&LOCK]).await.in_statement("lock_slots")?;
+            return Ok(true);
+        }
+        let lock = tx.prepare_cached(TRY_LOCK).await.in_statement("lock_slots")?;
+        let row = tx.query_one(&lock, &[&LOCK]).await.in_statement("lock_slots")?;
+        Ok(row.try_get(0)?)
+    }
+
     /// What is counted from here on is what these slots hold, or whoever changes it has marked them again.
     async fn take(&self, tx: &Transaction<'_>) -> Result<BTreeSet<Timestamptz>, Error> {
         let hits = tx.prepare_cached(HITS_FIRST).await.in_statement("take_slots")?;

@@ -186,7 +186,7 @@ async fn perform(
             }
         }
         Task::Charts => {
-            let (slots, more) = recorder.recount_slots(MOST_STEPS).await?;
+            let (slots, more) = recorder.recount_slots(clock.now(), MOST_STEPS).await?;
             tracing::debug!(slots, "counted opens for charts");
             if more {
                 return Ok(Done::Part);

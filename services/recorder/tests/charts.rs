@@ -12,7 +12,7 @@ use common::{
 use database::Config;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use recorder::{Erased, Recorder, Subject};
-use test_support::{CITUS_STAND_IN, PrivatePostgres, TestDatabase};
+use test_support::{CITUS_STAND_IN, PrivatePostgres, TestDatabase, eventually};
 use tokio_postgres::Client;
 use tracking::{Fact, Hit, Rules, Timestamp, agents::Agents, recipients::Address};
 
@@ -71,7 +71,10 @@ async fn stale(client: &Client) -> i64 {
 
 /// Counts all that is stale; answers how many slots were.
 async fn recount(recorder: &Recorder) -> u64 {
-    let (slots, more) = recorder.recount_slots(u32::MAX).await.unwrap();
+    let (slots, more) = recorder
+        .recount_slots(Timestamp::MAX_IN_ID, u32::MAX)
+        .await
+        .unwrap();
     assert!(!more);
     slots
 }
@@ -173,7 +176,7 @@ async fn also_while_many_record_and_count() {
     };
     let count = async |recorder: &Recorder| {
         for _ in 0..60 {
-            recorder.recount_slots(2).await.unwrap();
+            recorder.recount_slots(Timestamp::MAX_IN_ID, 2).await.unwrap();
         }
     };
     let forget = async |recorder: &Recorder| {
@@ -227,6 +230,92 @@ async fn counts_outlive_their_hits_if_the_operator_keeps_counts() {
             assert_eq!(counted, if keep { 2 } else { 1 }, "{table}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_slot_is_counted_once_it_is_over() {
+    let database = fresh_database().await;
+    let client = database.superuser().await;
+    let recorder = recorder(&database, "r", &Rules::default());
+    let (first, second) = (at("2026-03-01T12:05:00.000Z"), at("2026-03-01T12:20:00.000Z"));
+    recorder
+        .record(facts([hit("e", first, 1), hit("f", second, 2)], []))
+        .await
+        .unwrap();
+    for (now, counted, left) in [
+        ("2026-03-01T12:14:59.999Z", 0, 2),
+        ("2026-03-01T12:29:59.999Z", 1, 1),
+        ("2026-03-01T12:29:59.999Z", 0, 1),
+        ("2026-03-01T12:30:00.000Z", 1, 0),
+    ] {
+        let done = recorder.recount_slots(at(now), u32::MAX).await.unwrap();
+        assert_eq!(done, (counted, false), "at {now}");
+        assert_eq!(stale(&client).await, left, "at {now}");
+        assert_right(&client, now).await;
+    }
+}
+
+/// As while a backlog drains.
+#[tokio::test]
+async fn a_round_counts_each_day_once_whatever_comes_meanwhile() {
+    let database = fresh_database().await;
+    let client = database.superuser().await;
+    let recorder = recorder(&database, "r", &Rules::default());
+    let days = ["2026-03-01T12:05:00.000Z", "2026-03-02T12:05:00.000Z"];
+    let hits = (1..).zip(days).map(|(number, day)| hit("e", at(day), number));
+    recorder.record(facts(hits, [])).await.unwrap();
+    client
+        .batch_execute(
+            "create function mark_again() returns trigger language plpgsql as
+               $$ begin insert into stale_slots values (new.slot_at); return null; end $$;
+             create trigger mark_again after insert on slot_opens for each row execute function mark_again()",
+        )
+        .await
+        .unwrap();
+    let done = recorder.recount_slots(Timestamp::MAX_IN_ID, 10).await.unwrap();
+    assert_eq!(done, (2, false));
+    assert_eq!(stale(&client).await, 2);
+    assert_eq!(
+        number(
+            &client,
+            "select sum(human + likely + unclear + automated) from slot_opens"
+        )
+        .await,
+        2
+    );
+}
+
+/// Retention by one recorder, while another one counts.
+#[tokio::test]
+async fn a_month_stays_until_it_is_counted() {
+    let floor = at("2026-03-15T12:00:00.000Z");
+    let database = fresh_database().await;
+    let client = database.superuser().await;
+    let recorder = recorder(&database, "r", &Rules::default());
+    let hits = [
+        hit("old", at("2026-01-10T00:00:00.000Z"), 1),
+        hit("new", floor, 2),
+    ];
+    recorder.record(facts(hits, [])).await.unwrap();
+
+    let other = database.superuser().await;
+    // The lock of the slots.
+    other
+        .batch_execute("begin; select pg_advisory_xact_lock(x'736c6f74735f5f31'::bigint)")
+        .await
+        .unwrap();
+    let removing = tokio::spawn(async move { recorder.remove_older_than(floor, true).await });
+    let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
+    eventually("retention waits", async || {
+        (number(&client, waiting).await == 1).then_some(())
+    })
+    .await;
+    assert_eq!(number(&client, "select count(*) from hits").await, 2);
+    other.batch_execute("commit").await.unwrap();
+    assert_eq!(removing.await.unwrap().unwrap().months, 1);
+    assert_eq!(number(&client, "select count(*) from hits").await, 1);
+    let opens = "select sum(human + likely + unclear + automated) from slot_opens";
+    assert_eq!(number(&client, opens).await, 1, "what was counted before it went");
 }
 
 #[tokio::test]
