@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use database::{Database, Error, InStatement, Timestamptz, Transaction, Work};
+use tokio_postgres::Row;
 use tracking::{
     Timestamp,
     slots::{SLOT_MS, day_of, slot_of},
@@ -32,21 +33,21 @@ select pg_advisory_xact_lock($1)";
 const HITS_FIRST: &str = "-- slots: hits come first
 select from hits limit 0";
 
-/// The stale ones of the latest day that has any. Those that are added meanwhile stay.
-const TAKE: &str = "-- slots: take the stale ones of a day
-with newest as (
-  select date_bin(interval '24 hours', max(slot_at), timestamptz 'epoch') as day_at
-  from stale_slots
-  where slot_at >= $1 and slot_at < $2
-)
-delete from stale_slots using newest
-where slot_at >= newest.day_at and slot_at < newest.day_at + interval '24 hours' and slot_at < $2
-returning slot_at";
+/// Each once, however often it was marked.
+const STALE: &str = "-- slots: find stale ones
+select distinct slot_at from stale_slots where slot_at >= $1 and slot_at < $2 order by slot_at desc limit $3";
+
+/// Marks that are added meanwhile stay.
+const TAKE: &str = "-- slots: take a stale one
+delete from stale_slots where slot_at = $1";
+
+/// Months that were removed keep their counts.
+const KEPT: &str = "-- slots: whether its hits are still there
+select to_regclass('public.hits_' || to_char($1::timestamptz at time zone 'UTC', 'YYYY_MM')) is not null";
 
 /// By the index of hits' times. What `doctor` leaves for an hour is in no chart (`tracking::doctor`).
 const COUNT: &str = "-- slots: count opens
-select date_bin(interval '15 minutes', opened_at, timestamptz 'epoch') as slot_at,
-       case when grouping(agent) = 0 then 'agent' when grouping(device_type) = 0 then 'device'
+select case when grouping(agent) = 0 then 'agent' when grouping(device_type) = 0 then 'device'
             when grouping(geo_country) = 0 then 'country' else '' end,
        coalesce(agent, device_type, geo_country, ''),
        count(*) filter (where confidence = 'human'),
@@ -55,25 +56,19 @@ select date_bin(interval '15 minutes', opened_at, timestamptz 'epoch') as slot_a
        count(*) filter (where confidence = 'automated')
 from hits
 where opened_at >= $1 and opened_at < $2 and is_open and not starts_with(email_id, 'doctor-')
-  and date_bin(interval '15 minutes', opened_at, timestamptz 'epoch') = any($3)
-group by slot_at, grouping sets ((), (agent), (device_type), (geo_country))";
+group by grouping sets ((), (agent), (device_type), (geo_country))
+having count(*) > 0";
 
-/// Months that were removed keep their counts.
-const KEPT: &str = "-- slots: whose hits are still there
-select slot_at from unnest($1::timestamptz[]) as slot (slot_at)
-where to_regclass('public.hits_' || to_char(slot_at at time zone 'UTC', 'YYYY_MM')) is not null";
-
-const CLEAR: [&str; 3] = [
-    "-- slots: forget opens\ndelete from slot_opens where slot_at = any($1)",
-    "-- slots: forget kinds\ndelete from slot_kinds where slot_at = any($1)",
-    "-- slots: forget days\ndelete from day_kinds where day_at = any($1)",
+const CLEAR: [&str; 2] = [
+    "-- slots: forget opens\ndelete from slot_opens where slot_at = $1",
+    "-- slots: forget kinds\ndelete from slot_kinds where slot_at = $1",
 ];
 
 macro_rules! counts {
     () => {
         "
-from unnest($1::timestamptz[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
-  as counts (slot_at, dimension, value, human, likely, unclear, automated)
+from unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+  as counts (dimension, value, human, likely, unclear, automated)
 "
     };
 }
@@ -82,25 +77,28 @@ const STORE: [&str; 2] = [
     concat!(
         "-- slots: store opens
 insert into slot_opens (slot_at, human, likely, unclear, automated)
-select slot_at, human, likely, unclear, automated",
+select $1, human, likely, unclear, automated",
         counts!(),
         "where dimension = ''"
     ),
     concat!(
         "-- slots: store kinds
 insert into slot_kinds (slot_at, dimension, value, human, likely, unclear, automated)
-select slot_at, dimension, value, human, likely, unclear, automated",
+select $1, dimension, value, human, likely, unclear, automated",
         counts!(),
         "where dimension <> ''"
     ),
 ];
 
-const STORE_DAYS: &str = "-- slots: store days
+const CLEAR_DAY: &str = "-- slots: forget days
+delete from day_kinds where day_at = $1";
+
+const STORE_DAY: &str = "-- slots: store days
 insert into day_kinds (day_at, dimension, value, human, likely, unclear, automated)
-select day.day_at, dimension, value, sum(human), sum(likely), sum(unclear), sum(automated)
-from unnest($1::timestamptz[]) as day (day_at)
-join slot_kinds on slot_at >= day.day_at and slot_at < day.day_at + interval '24 hours'
-group by day.day_at, dimension, value";
+select $1, dimension, value, sum(human), sum(likely), sum(unclear), sum(automated)
+from slot_kinds
+where slot_at >= $1 and slot_at < $1 + interval '24 hours'
+group by dimension, value";
 
 const REMOVE: [&str; 3] = [
     "-- slots: remove old opens\ndelete from slot_opens where slot_at < $1",
@@ -109,7 +107,7 @@ const REMOVE: [&str; 3] = [
 ];
 
 /// The names of its transactions.
-pub(crate) const NAMES: [&str; 2] = [Recount::NAME, Remove::NAME];
+pub(crate) const NAMES: [&str; 3] = [Stale::NAME, Recount::NAME, Remove::NAME];
 
 /// The slots of these times, each once.
 pub(crate) fn slots_of(times: impl IntoIterator<Item = Timestamp>) -> Vec<Timestamptz> {
@@ -129,30 +127,28 @@ pub(crate) async fn mark_stale(
     Ok(())
 }
 
-/// Counts anew the stale slots that are over at `now`, in `most_steps` transactions at most, one for each day; answers how
-/// many, and whether there may be more. The latest come first: they are asked for most.
+/// Counts anew the stale slots that are over at `now`, but no more than `most`; answers how many, and whether there may be
+/// more. The latest come first: they are asked for most.
 ///
-/// The present slot is stale again as soon as it is counted, and so may any other be while a backlog drains. It is each
-/// day's turn once, or this would never end, and would read the same hits again and again.
-pub(crate) async fn recount(
-    database: &Database,
-    now: Timestamp,
-    most_steps: u32,
-) -> Result<(u64, bool), Error> {
-    let mut recount = Recount {
+/// The present slot is stale again as soon as it is counted, and so may any other be while a backlog drains. So each has
+/// one turn, or this would never end, and would read the same hits again and again.
+pub(crate) async fn recount(database: &Database, now: Timestamp, most: u32) -> Result<(u64, bool), Error> {
+    let stale = Stale {
         from: Timestamp::from_millis(0),
         until: slot_of(now),
-        waits: false,
+        most,
     };
+    let slots = database.transact(&stale).await?;
+    let may_be_more = u32::try_from(slots.len()) == Ok(most);
     let mut counted = 0;
-    for _ in 0..most_steps {
-        let Some(day) = database.transact(&recount).await? else {
+    for slot_at in slots {
+        let waits = false;
+        if !database.transact(&Recount { slot_at, waits }).await? {
             return Ok((counted, false));
-        };
-        counted += day.slots;
-        recount.until = day.day_at;
+        }
+        counted += 1;
     }
-    Ok((counted, true))
+    Ok((counted, may_be_more))
 }
 
 /// Counts all stale slots of a month whose hits are to be removed.
@@ -160,63 +156,59 @@ pub(crate) async fn recount_month(database: &Database, month: Month) -> Result<(
     let Some((from, until)) = month.start().zip(month.next().and_then(Month::start)) else {
         return Ok(());
     };
-    let mut recount = Recount {
-        from,
-        until,
-        waits: true,
-    };
-    while let Some(day) = database.transact(&recount).await? {
-        recount.until = day.day_at;
+    let most = u32::MAX;
+    for slot_at in database.transact(&Stale { from, until, most }).await? {
+        let waits = true;
+        database.transact(&Recount { slot_at, waits }).await?;
     }
     Ok(())
 }
 
-/// Counts anew the stale slots of the latest day that has any from `from` on and before `until`. Answers which day that
-/// was; `None` if there is none, or somebody else is counting.
-struct Recount {
+/// Looks which slots are stale, from `from` on and before `until`, the latest first.
+struct Stale {
     from: Timestamp,
     until: Timestamp,
+    most: u32,
+}
+
+impl Work for Stale {
+    const NAME: &'static str = "find_stale_slots";
+    const READ_ONLY: bool = true;
+    type Output = Vec<Timestamp>;
+
+    async fn run(&self, tx: &Transaction<'_>) -> Result<Vec<Timestamp>, Error> {
+        let find = tx.prepare_cached(STALE).await.in_statement(Self::NAME)?;
+        let (from, until) = (Timestamptz(self.from), Timestamptz(self.until));
+        let rows = tx
+            .query(&find, &[&from, &until, &i64::from(self.most)])
+            .await
+            .in_statement(Self::NAME)?;
+        let slot_at = |row: &Row| Ok(row.try_get::<_, Timestamptz>(0)?.into());
+        rows.iter().map(slot_at).collect()
+    }
+}
+
+/// Counts a slot anew, if it is stale; answers whether nobody else was counting.
+struct Recount {
+    slot_at: Timestamp,
     /// Whether to wait for whoever else is counting.
     waits: bool,
 }
 
-/// A day whose stale slots were counted.
-struct Counted {
-    day_at: Timestamp,
-    slots: u64,
-}
-
 impl Work for Recount {
     const NAME: &'static str = "recount_slots";
-    type Output = Option<Counted>;
+    type Output = bool;
 
-    async fn run(&self, tx: &Transaction<'_>) -> Result<Option<Counted>, Error> {
+    async fn run(&self, tx: &Transaction<'_>) -> Result<bool, Error> {
         if !self.lock(tx).await? {
-            return Ok(None);
+            return Ok(false);
         }
-        let stale = self.take(tx).await?;
-        let Some(first) = stale.first() else {
-            return Ok(None);
-        };
-        let kept = tx.prepare_cached(KEPT).await.in_statement("kept_slots")?;
-        let rows = tx
-            .query(&kept, &[&as_vec(&stale)])
-            .await
-            .in_statement("kept_slots")?;
-        let kept: BTreeSet<Timestamptz> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
-        if !kept.is_empty() {
-            let counts = count(tx, &kept).await?;
-            store(tx, &kept, &counts).await?;
+        if self.take(tx).await? {
+            let counts = self.count(tx).await?;
+            self.store(tx, &counts).await?;
         }
-        Ok(Some(Counted {
-            day_at: day_of(first.0),
-            slots: u64::try_from(stale.len()).unwrap_or(u64::MAX),
-        }))
+        Ok(true)
     }
-}
-
-fn as_vec(slots: &BTreeSet<Timestamptz>) -> Vec<Timestamptz> {
-    slots.iter().copied().collect()
 }
 
 impl Recount {
@@ -232,84 +224,87 @@ impl Recount {
         Ok(row.try_get(0)?)
     }
 
-    /// What is counted from here on is what these slots hold, or whoever changes it has marked them again.
-    async fn take(&self, tx: &Transaction<'_>) -> Result<BTreeSet<Timestamptz>, Error> {
+    /// Takes the slot's marks away; answers whether there is anything to count. What is counted from here on is what the
+    /// slot holds, or whoever changes it has marked it again.
+    async fn take(&self, tx: &Transaction<'_>) -> Result<bool, Error> {
         let hits = tx.prepare_cached(HITS_FIRST).await.in_statement("take_slots")?;
         tx.execute(&hits, &[]).await.in_statement("take_slots")?;
+        let slot_at = Timestamptz(self.slot_at);
         let take = tx.prepare_cached(TAKE).await.in_statement("take_slots")?;
-        let rows = tx
-            .query(&take, &[&Timestamptz(self.from), &Timestamptz(self.until)])
+        let taken = tx.execute(&take, &[&slot_at]).await.in_statement("take_slots")?;
+        let kept = tx.prepare_cached(KEPT).await.in_statement("kept_slots")?;
+        let row = tx
+            .query_one(&kept, &[&slot_at])
             .await
-            .in_statement("take_slots")?;
-        Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+            .in_statement("kept_slots")?;
+        Ok(taken > 0 && row.try_get(0)?)
+    }
+
+    async fn count(&self, tx: &Transaction<'_>) -> Result<Counts, Error> {
+        let until = Timestamptz(self.slot_at.saturating_add_millis(SLOT_MS));
+        let count = tx.prepare_cached(COUNT).await.in_statement("count_slots")?;
+        let rows = tx
+            .query(&count, &[&Timestamptz(self.slot_at), &until])
+            .await
+            .in_statement("count_slots")?;
+        let mut counts = Counts::default();
+        for row in &rows {
+            counts.dimension.push(row.try_get(0)?);
+            counts.value.push(row.try_get(1)?);
+            counts.human.push(row.try_get(2)?);
+            counts.likely.push(row.try_get(3)?);
+            counts.unclear.push(row.try_get(4)?);
+            counts.automated.push(row.try_get(5)?);
+        }
+        Ok(counts)
+    }
+
+    /// Stores the slot's counts, and its day's sums.
+    async fn store(&self, tx: &Transaction<'_>, counts: &Counts) -> Result<(), Error> {
+        let slot_at = Timestamptz(self.slot_at);
+        for clear in CLEAR {
+            let clear = tx.prepare_cached(clear).await.in_statement("clear_slots")?;
+            tx.execute(&clear, &[&slot_at])
+                .await
+                .in_statement("clear_slots")?;
+        }
+        for store in STORE {
+            let store = tx.prepare_cached(store).await.in_statement("store_slots")?;
+            tx.execute(
+                &store,
+                &[
+                    &slot_at,
+                    &counts.dimension,
+                    &counts.value,
+                    &counts.human,
+                    &counts.likely,
+                    &counts.unclear,
+                    &counts.automated,
+                ],
+            )
+            .await
+            .in_statement("store_slots")?;
+        }
+        let day_at = Timestamptz(day_of(self.slot_at));
+        for sql in [CLEAR_DAY, STORE_DAY] {
+            let statement = tx.prepare_cached(sql).await.in_statement("store_days")?;
+            tx.execute(&statement, &[&day_at])
+                .await
+                .in_statement("store_days")?;
+        }
+        Ok(())
     }
 }
 
-/// The opens of some slots, all of them and by kinds, as the columns of a table.
+/// The opens of a slot, all of them and by kinds, as the columns of a table.
 #[derive(Default)]
 struct Counts {
-    slot_at: Vec<Timestamptz>,
     dimension: Vec<String>,
     value: Vec<String>,
     human: Vec<i64>,
     likely: Vec<i64>,
     unclear: Vec<i64>,
     automated: Vec<i64>,
-}
-
-async fn count(tx: &Transaction<'_>, slots: &BTreeSet<Timestamptz>) -> Result<Counts, Error> {
-    let mut counts = Counts::default();
-    let Some((first, last)) = slots.first().zip(slots.last()) else {
-        return Ok(counts);
-    };
-    let until = Timestamptz(last.0.saturating_add_millis(SLOT_MS));
-    let statement = tx.prepare_cached(COUNT).await.in_statement("count_slots")?;
-    let rows = tx
-        .query(&statement, &[first, &until, &as_vec(slots)])
-        .await
-        .in_statement("count_slots")?;
-    for row in &rows {
-        counts.slot_at.push(row.try_get(0)?);
-        counts.dimension.push(row.try_get(1)?);
-        counts.value.push(row.try_get(2)?);
-        counts.human.push(row.try_get(3)?);
-        counts.likely.push(row.try_get(4)?);
-        counts.unclear.push(row.try_get(5)?);
-        counts.automated.push(row.try_get(6)?);
-    }
-    Ok(counts)
-}
-
-async fn store(tx: &Transaction<'_>, slots: &BTreeSet<Timestamptz>, counts: &Counts) -> Result<(), Error> {
-    let days: BTreeSet<Timestamptz> = slots.iter().map(|slot| day_of(slot.0).into()).collect();
-    for (clear, which) in CLEAR.iter().zip([slots, slots, &days]) {
-        let clear = tx.prepare_cached(clear).await.in_statement("clear_slots")?;
-        tx.execute(&clear, &[&as_vec(which)])
-            .await
-            .in_statement("clear_slots")?;
-    }
-    for store in STORE {
-        let store = tx.prepare_cached(store).await.in_statement("store_slots")?;
-        tx.execute(
-            &store,
-            &[
-                &counts.slot_at,
-                &counts.dimension,
-                &counts.value,
-                &counts.human,
-                &counts.likely,
-                &counts.unclear,
-                &counts.automated,
-            ],
-        )
-        .await
-        .in_statement("store_slots")?;
-    }
-    let sums = tx.prepare_cached(STORE_DAYS).await.in_statement("store_days")?;
-    tx.execute(&sums, &[&as_vec(&days)])
-        .await
-        .in_statement("store_days")?;
-    Ok(())
 }
 
 /// Removes the counts of slots before `before`, the beginning of a month.

@@ -212,10 +212,10 @@ impl Recorder {
         .await
     }
 
-    /// Counts anew, for charts, the opens of the quarters of an hour that are over at `now` and in which any have changed, in
-    /// `most_steps` transactions at most; answers how many quarters, and whether there may be more.
-    pub async fn recount_slots(&self, now: Timestamp, most_steps: u32) -> Result<(u64, bool), Error> {
-        slots::recount(&self.0.database, now, most_steps).await
+    /// Counts anew, for charts, the opens of the quarters of an hour that are over at `now` and in which any have changed, but
+    /// of no more than `most` quarters; answers how many, and whether there may be more.
+    pub async fn recount_slots(&self, now: Timestamp, most: u32) -> Result<(u64, bool), Error> {
+        slots::recount(&self.0.database, now, most).await
     }
 
     /// Erases `subject`, as much of it as `patience` allows: what is stored of it goes, and what comes of it later is refused.

@@ -257,7 +257,7 @@ async fn a_slot_is_counted_once_it_is_over() {
 
 /// As while a backlog drains.
 #[tokio::test]
-async fn a_round_counts_each_day_once_whatever_comes_meanwhile() {
+async fn a_round_counts_each_slot_once_whatever_comes_meanwhile() {
     let database = fresh_database().await;
     let client = database.superuser().await;
     let recorder = recorder(&database, "r", &Rules::default());
