@@ -90,7 +90,9 @@ pub(crate) async fn run(
     };
     for month in database.transact(&Months).await? {
         if month < first_kept {
-            slots::recount_month(database, month).await?; // what charts show is for life, too
+            if keep_counts {
+                slots::recount_month(database, month).await?;
+            }
             let dropped = database.transact(&DropPartition { month, writer }).await?;
             removed.months += u64::from(dropped);
         }

@@ -45,17 +45,23 @@ delete from stale_slots where slot_at = $1";
 const KEPT: &str = "-- slots: whether its hits are still there
 select to_regclass('public.hits_' || to_char($1::timestamptz at time zone 'UTC', 'YYYY_MM')) is not null";
 
-/// By the index of hits' times. What `doctor` leaves for an hour is in no chart (`tracking::doctor`).
+/// By the index of hits' times. What `doctor` leaves for an hour is in no chart (`tracking::doctor`). Citus has no grouping
+/// sets over shards, but over what comes of them.
 const COUNT: &str = "-- slots: count opens
+with opens as materialized (
+  select agent, device_type, geo_country, confidence, count(*) as number
+  from hits
+  where opened_at >= $1 and opened_at < $2 and is_open and not starts_with(email_id, 'doctor-')
+  group by agent, device_type, geo_country, confidence
+)
 select case when grouping(agent) = 0 then 'agent' when grouping(device_type) = 0 then 'device'
             when grouping(geo_country) = 0 then 'country' else '' end,
        coalesce(agent, device_type, geo_country, ''),
-       count(*) filter (where confidence = 'human'),
-       count(*) filter (where confidence = 'likely'),
-       count(*) filter (where confidence not in ('human', 'likely', 'automated')),
-       count(*) filter (where confidence = 'automated')
-from hits
-where opened_at >= $1 and opened_at < $2 and is_open and not starts_with(email_id, 'doctor-')
+       coalesce(sum(number) filter (where confidence = 'human'), 0)::bigint,
+       coalesce(sum(number) filter (where confidence = 'likely'), 0)::bigint,
+       coalesce(sum(number) filter (where confidence not in ('human', 'likely', 'automated')), 0)::bigint,
+       coalesce(sum(number) filter (where confidence = 'automated'), 0)::bigint
+from opens
 group by grouping sets ((), (agent), (device_type), (geo_country))
 having count(*) > 0";
 
@@ -128,7 +134,7 @@ pub(crate) async fn mark_stale(
 }
 
 /// Counts anew the stale slots that are over at `now`, but no more than `most`; answers how many, and whether there may be
-/// more. The latest come first: they are asked for most.
+/// more, as also while somebody else is counting. The latest come first: they are asked for most.
 ///
 /// The present slot is stale again as soon as it is counted, and so may any other be while a backlog drains. So each has
 /// one turn, or this would never end, and would read the same hits again and again.
@@ -136,15 +142,15 @@ pub(crate) async fn recount(database: &Database, now: Timestamp, most: u32) -> R
     let stale = Stale {
         from: Timestamp::from_millis(0),
         until: slot_of(now),
-        most,
+        most: Some(most),
     };
     let slots = database.transact(&stale).await?;
     let may_be_more = u32::try_from(slots.len()) == Ok(most);
     let mut counted = 0;
     for slot_at in slots {
-        let waits = false;
-        if !database.transact(&Recount { slot_at, waits }).await? {
-            return Ok((counted, false));
+        let turn = Turn::IfFree;
+        if !database.transact(&Recount { slot_at, turn }).await? {
+            return Ok((counted, true));
         }
         counted += 1;
     }
@@ -156,19 +162,29 @@ pub(crate) async fn recount_month(database: &Database, month: Month) -> Result<(
     let Some((from, until)) = month.start().zip(month.next().and_then(Month::start)) else {
         return Ok(());
     };
-    let most = u32::MAX;
-    for slot_at in database.transact(&Stale { from, until, most }).await? {
-        let waits = true;
-        database.transact(&Recount { slot_at, waits }).await?;
+    let stale = Stale {
+        from,
+        until,
+        most: None,
+    };
+    loop {
+        let slots = database.transact(&stale).await?;
+        if slots.is_empty() {
+            return Ok(());
+        }
+        for slot_at in slots {
+            let turn = Turn::Wait;
+            database.transact(&Recount { slot_at, turn }).await?;
+        }
     }
-    Ok(())
 }
 
 /// Looks which slots are stale, from `from` on and before `until`, the latest first.
 struct Stale {
     from: Timestamp,
     until: Timestamp,
-    most: u32,
+    /// `None` for all of them.
+    most: Option<u32>,
 }
 
 impl Work for Stale {
@@ -180,7 +196,7 @@ impl Work for Stale {
         let find = tx.prepare_cached(STALE).await.in_statement(Self::NAME)?;
         let (from, until) = (Timestamptz(self.from), Timestamptz(self.until));
         let rows = tx
-            .query(&find, &[&from, &until, &i64::from(self.most)])
+            .query(&find, &[&from, &until, &self.most.map(i64::from)])
             .await
             .in_statement(Self::NAME)?;
         let slot_at = |row: &Row| Ok(row.try_get::<_, Timestamptz>(0)?.into());
@@ -191,8 +207,16 @@ impl Work for Stale {
 /// Counts a slot anew, if it is stale; answers whether nobody else was counting.
 struct Recount {
     slot_at: Timestamp,
-    /// Whether to wait for whoever else is counting.
-    waits: bool,
+    turn: Turn,
+}
+
+/// What to do if somebody else is counting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// Leave it to them.
+    IfFree,
+    /// Wait until they are done.
+    Wait,
 }
 
 impl Work for Recount {
@@ -214,7 +238,7 @@ impl Work for Recount {
 impl Recount {
     /// Whether it is this one's turn.
     async fn lock(&self, tx: &Transaction<'_>) -> Result<bool, Error> {
-        if self.waits {
+        if self.turn == Turn::Wait {
             let lock = tx.prepare_cached(LOCK_NEXT).await.in_statement("lock_slots")?;
             tx.execute(&lock, &[&LOCK]).await.in_statement("lock_slots")?;
             return Ok(true);
@@ -232,12 +256,15 @@ impl Recount {
         let slot_at = Timestamptz(self.slot_at);
         let take = tx.prepare_cached(TAKE).await.in_statement("take_slots")?;
         let taken = tx.execute(&take, &[&slot_at]).await.in_statement("take_slots")?;
+        if taken == 0 {
+            return Ok(false);
+        }
         let kept = tx.prepare_cached(KEPT).await.in_statement("kept_slots")?;
         let row = tx
             .query_one(&kept, &[&slot_at])
             .await
             .in_statement("kept_slots")?;
-        Ok(taken > 0 && row.try_get(0)?)
+        Ok(row.try_get(0)?)
     }
 
     async fn count(&self, tx: &Transaction<'_>) -> Result<Counts, Error> {

@@ -175,8 +175,8 @@ async fn also_while_many_record_and_count() {
         }
     };
     let count = async |recorder: &Recorder| {
-        for _ in 0..60 {
-            recorder.recount_slots(Timestamp::MAX_IN_ID, 2).await.unwrap();
+        for _ in 0..6 {
+            recorder.recount_slots(Timestamp::MAX_IN_ID, 1_000).await.unwrap();
         }
     };
     let forget = async |recorder: &Recorder| {
@@ -255,6 +255,34 @@ async fn a_slot_is_counted_once_it_is_over() {
     }
 }
 
+#[tokio::test]
+async fn a_round_says_whether_there_may_be_more() {
+    let database = fresh_database().await;
+    let client = database.superuser().await;
+    let recorder = recorder(&database, "r", &Rules::default());
+    let hits = [
+        hit("e", at("2026-03-01T12:05:00.000Z"), 1),
+        hit("f", at("2026-03-01T12:20:00.000Z"), 2),
+    ];
+    recorder.record(facts(hits, [])).await.unwrap();
+    let recount = async |most| recorder.recount_slots(Timestamp::MAX_IN_ID, most).await.unwrap();
+
+    client.batch_execute(COUNT_ALONE).await.unwrap();
+    assert_eq!(recount(5).await, (0, true), "somebody else counts");
+    client.batch_execute("commit").await.unwrap();
+
+    assert_eq!(recount(1).await, (1, true));
+    let left = "select count(*) from stale_slots where slot_at = '2026-03-01T12:00:00Z'";
+    assert_eq!(number(&client, left).await, 1, "the latest comes first");
+    assert_right(&client, "one slot of a day").await;
+    assert_eq!(recount(2).await, (1, false));
+    assert_eq!(stale(&client).await, 0);
+    assert_right(&client, "both").await;
+}
+
+/// Takes the lock of those who count (`recorder::slots`), until the transaction ends.
+const COUNT_ALONE: &str = "begin; select pg_advisory_xact_lock(x'736c6f74735f5f31'::bigint)";
+
 /// As while a backlog drains.
 #[tokio::test]
 async fn a_round_counts_each_slot_once_whatever_comes_meanwhile() {
@@ -299,13 +327,10 @@ async fn a_month_stays_until_it_is_counted() {
     recorder.record(facts(hits, [])).await.unwrap();
 
     let other = database.superuser().await;
-    // The lock of the slots.
-    other
-        .batch_execute("begin; select pg_advisory_xact_lock(x'736c6f74735f5f31'::bigint)")
-        .await
-        .unwrap();
+    other.batch_execute(COUNT_ALONE).await.unwrap();
     let removing = tokio::spawn(async move { recorder.remove_older_than(floor, true).await });
-    let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
+    let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted
+                   and database = (select oid from pg_database where datname = current_database())";
     eventually("retention waits", async || {
         (number(&client, waiting).await == 1).then_some(())
     })

@@ -19,16 +19,22 @@ select distinct slot_at from stale_slots where slot_at >= $1 and slot_at < $2 or
 
 /// As the recorder counts slots.
 const LIVE: &str = "-- charts: opens of stale slots
-select date_bin(interval '15 minutes', opened_at, timestamptz 'epoch') as slot_at,
+with opens as materialized (
+  select date_bin(interval '15 minutes', opened_at, timestamptz 'epoch') as slot_at,
+         agent, device_type, geo_country, confidence, count(*) as number
+  from hits
+  where opened_at >= $1 and opened_at < $2 and is_open and not starts_with(email_id, 'doctor-')
+  group by slot_at, agent, device_type, geo_country, confidence
+)
+select slot_at,
        case when grouping(agent) = 0 then 'agent' when grouping(device_type) = 0 then 'device'
             when grouping(geo_country) = 0 then 'country' else '' end,
        coalesce(agent, device_type, geo_country, ''),
-       count(*) filter (where confidence = 'human'),
-       count(*) filter (where confidence = 'likely'),
-       count(*) filter (where confidence not in ('human', 'likely', 'automated')),
-       count(*) filter (where confidence = 'automated')
-from hits
-where opened_at >= $1 and opened_at < $2 and is_open and not starts_with(email_id, 'doctor-')
+       coalesce(sum(number) filter (where confidence = 'human'), 0)::bigint,
+       coalesce(sum(number) filter (where confidence = 'likely'), 0)::bigint,
+       coalesce(sum(number) filter (where confidence not in ('human', 'likely', 'automated')), 0)::bigint,
+       coalesce(sum(number) filter (where confidence = 'automated'), 0)::bigint
+from opens
 group by slot_at, grouping sets ((), (agent), (device_type), (geo_country))
 ";
 
