@@ -59,7 +59,7 @@ pub(crate) struct Options {
     #[arg(long)]
     programs: Option<PathBuf>,
     /// How long `upkeep` loads the database, in minutes.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 20)]
     minutes: u32,
     /// Wait for Enter once `growth` has filled its databases: what comes then wants the machine to itself.
     #[arg(long)]
