@@ -1,5 +1,5 @@
-//! What a hit costs on disk and in PostgreSQL's log, and what an hour of hits leaves behind for vacuum: the figures of
-//! docs/scaling.md and docs/operations.md.
+//! What a hit costs on disk and in PostgreSQL's log, and what hits leave behind for vacuum: the figures of docs/scaling.md,
+//! and of docs/operations.md those of marks and indexes.
 
 #![allow(
     clippy::unwrap_used,
