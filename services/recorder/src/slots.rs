@@ -96,6 +96,10 @@ select $1, dimension, value, human, likely, unclear, automated",
     ),
 ];
 
+/// Of a day that has more of them, the sums wait for the last one: nobody reads them before.
+const HAS_MORE: &str = "-- slots: whether its day has more stale ones
+select exists (select from stale_slots where slot_at >= $1 and slot_at < $1 + interval '24 hours')";
+
 const CLEAR_DAY: &str = "-- slots: forget days
 delete from day_kinds where day_at = $1";
 
@@ -228,8 +232,12 @@ impl Work for Recount {
             return Ok(false);
         }
         if self.take(tx).await? {
-            let counts = self.count(tx).await?;
-            self.store(tx, &counts).await?;
+            if self.has_hits(tx).await? {
+                let counts = self.count(tx).await?;
+                self.store(tx, &counts).await?;
+            }
+            // Also for those of the day's slots whose turn came before.
+            self.sum_up_day(tx).await?;
         }
         Ok(true)
     }
@@ -248,20 +256,21 @@ impl Recount {
         Ok(row.try_get(0)?)
     }
 
-    /// Takes the slot's marks away; answers whether there is anything to count. What is counted from here on is what the
-    /// slot holds, or whoever changes it has marked it again.
+    /// Takes the slot's marks away; answers whether there were any. What is counted from here on is what the slot holds, or
+    /// whoever changes it has marked it again.
     async fn take(&self, tx: &Transaction<'_>) -> Result<bool, Error> {
         let hits = tx.prepare_cached(HITS_FIRST).await.in_statement("take_slots")?;
         tx.execute(&hits, &[]).await.in_statement("take_slots")?;
         let slot_at = Timestamptz(self.slot_at);
         let take = tx.prepare_cached(TAKE).await.in_statement("take_slots")?;
         let taken = tx.execute(&take, &[&slot_at]).await.in_statement("take_slots")?;
-        if taken == 0 {
-            return Ok(false);
-        }
+        Ok(taken > 0)
+    }
+
+    async fn has_hits(&self, tx: &Transaction<'_>) -> Result<bool, Error> {
         let kept = tx.prepare_cached(KEPT).await.in_statement("kept_slots")?;
         let row = tx
-            .query_one(&kept, &[&slot_at])
+            .query_one(&kept, &[&Timestamptz(self.slot_at)])
             .await
             .in_statement("kept_slots")?;
         Ok(row.try_get(0)?)
@@ -286,7 +295,7 @@ impl Recount {
         Ok(counts)
     }
 
-    /// Stores the slot's counts, and its day's sums.
+    /// Stores the slot's counts.
     async fn store(&self, tx: &Transaction<'_>, counts: &Counts) -> Result<(), Error> {
         let slot_at = Timestamptz(self.slot_at);
         for clear in CLEAR {
@@ -312,7 +321,20 @@ impl Recount {
             .await
             .in_statement("store_slots")?;
         }
+        Ok(())
+    }
+
+    /// Stores the sums of the slot's day, if this was its last stale slot.
+    async fn sum_up_day(&self, tx: &Transaction<'_>) -> Result<(), Error> {
         let day_at = Timestamptz(day_of(self.slot_at));
+        let has_more = tx.prepare_cached(HAS_MORE).await.in_statement("store_days")?;
+        let row = tx
+            .query_one(&has_more, &[&day_at])
+            .await
+            .in_statement("store_days")?;
+        if row.try_get(0)? {
+            return Ok(());
+        }
         for sql in [CLEAR_DAY, STORE_DAY] {
             let statement = tx.prepare_cached(sql).await.in_statement("store_days")?;
             tx.execute(&statement, &[&day_at])

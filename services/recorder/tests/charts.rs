@@ -280,6 +280,31 @@ async fn a_round_says_whether_there_may_be_more() {
     assert_right(&client, "both").await;
 }
 
+/// A mark may also come for a slot whose hits are gone.
+#[tokio::test]
+async fn a_days_sums_are_stored_with_the_last_of_its_slots() {
+    let database = fresh_database().await;
+    let client = database.superuser().await;
+    let recorder = recorder(&database, "r", &Rules::default());
+    let begin = at("2026-03-01T00:05:00.000Z");
+    let hits = (0..4_u8).map(|quarter| {
+        let later = i64::from(quarter) * 900_000;
+        hit(
+            &format!("e{quarter}"),
+            begin.saturating_add_millis(later),
+            quarter,
+        )
+    });
+    recorder.record(facts(hits, [])).await.unwrap();
+    let sums = "select coalesce(sum(human + likely + unclear + automated), 0) from day_kinds where dimension = 'agent'";
+    let recount = async |most| recorder.recount_slots(Timestamp::MAX_IN_ID, most).await.unwrap();
+    assert_eq!(recount(3).await, (3, true));
+    assert_eq!(number(&client, sums).await, 0);
+    client.batch_execute("drop table hits_2026_03").await.unwrap();
+    assert_eq!(recount(3).await, (1, false));
+    assert_eq!(number(&client, sums).await, 3, "all that was counted before");
+}
+
 /// Takes the lock of those who count (`recorder::slots`), until the transaction ends.
 const COUNT_ALONE: &str = "begin; select pg_advisory_xact_lock(x'736c6f74735f5f31'::bigint)";
 
@@ -470,23 +495,38 @@ async fn a_recount_reads_what_it_counts() {
              insert into slot_kinds select slot_at, 'agent', 'unnamed', 0, 0, 18, 0 from slot_opens;
              insert into day_kinds select distinct date_bin('24 hours', slot_at, 'epoch'), 'agent', 'unnamed', 0, 0, 1, 0
                from slot_opens;
+             insert into stale_slots
+               select timestamptz '2027-01-01' + n * interval '15 minutes' from generate_series(1, 35000) n;
              analyze",
         )
         .await
         .unwrap();
     log_plans(&client).await;
     let recorder = common::recorder(&database, "planned", &Rules::default());
-    assert_eq!(recount(&recorder).await, 1);
+    let done = recorder
+        .recount_slots(at("2026-12-31T00:00:00.000Z"), u32::MAX)
+        .await;
+    assert_eq!(done.unwrap(), (1, false));
     let planned = planned_on_indexes(
         &server.log(),
-        &["slots: count", "slots: forget", "slots: store days"],
+        &[
+            "slots: count",
+            "slots: find",
+            "slots: forget",
+            "slots: store days",
+            "slots: take a",
+            "slots: whether its day",
+        ],
     );
     let expected = [
         "slots: count opens",
+        "slots: find stale ones",
         "slots: forget days",
         "slots: forget kinds",
         "slots: forget opens",
         "slots: store days",
+        "slots: take a stale one",
+        "slots: whether its day has more stale ones",
     ];
     assert_eq!(
         planned,
