@@ -301,6 +301,32 @@ from (
   group by email_id
 ) as counted
 order by first;
-insert into stale_slots select distinct date_bin(interval '15 minutes', opened_at, timestamptz 'epoch') from hits;
+-- For charts, as upkeep counts them (docs/adr/0018); what follows on this may be in the latest slot.
+create temporary table counted on commit drop as
+with opens as materialized (
+  select date_bin(interval '15 minutes', opened_at, timestamptz 'epoch') as slot_at,
+         agent, device_type, geo_country, confidence, count(*) as number
+  from hits
+  where is_open
+  group by slot_at, agent, device_type, geo_country, confidence
+)
+select slot_at,
+       case when grouping(agent) = 0 then 'agent' when grouping(device_type) = 0 then 'device'
+            when grouping(geo_country) = 0 then 'country' else '' end as dimension,
+       coalesce(agent, device_type, geo_country, '') as value,
+       coalesce(sum(number) filter (where confidence = 'human'), 0)::bigint as human,
+       coalesce(sum(number) filter (where confidence = 'likely'), 0)::bigint as likely,
+       coalesce(sum(number) filter (where confidence not in ('human', 'likely', 'automated')), 0)::bigint as unclear,
+       coalesce(sum(number) filter (where confidence = 'automated'), 0)::bigint as automated
+from opens
+group by slot_at, grouping sets ((), (agent), (device_type), (geo_country));
+insert into slot_opens select slot_at, human, likely, unclear, automated from counted where dimension = '';
+insert into slot_kinds select * from counted where dimension <> '';
+insert into day_kinds
+select date_bin(interval '24 hours', slot_at, timestamptz 'epoch'), dimension, value,
+       sum(human), sum(likely), sum(unclear), sum(automated)
+from slot_kinds
+group by 1, 2, 3;
+insert into stale_slots select max(slot_at) from slot_opens having count(*) > 0;
 insert into revisions values ('fill', 1) on conflict (writer) do update set revision = revisions.revision + 1;
 commit";

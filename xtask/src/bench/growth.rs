@@ -25,7 +25,8 @@ use crate::{
 };
 
 /// PostgreSQL's own defaults, room for the working set, and no log for what is filled in.
-const POSTGRES: [&str; 9] = [
+const POSTGRES: [&str; 10] = [
+    "shared_preload_libraries=pg_stat_statements",
     "fsync=on",
     "full_page_writes=on",
     "shared_buffers=1GB",
@@ -37,7 +38,7 @@ const POSTGRES: [&str; 9] = [
     "max_connections=60",
 ];
 const FEW: u32 = 1_000_000;
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 9;
 const BATCH: usize = 1_000;
 const BATCHES: usize = 40;
 const AT_ONCE: usize = 2;
@@ -87,6 +88,7 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Report> {
     }
     few.agrees().await?;
     many.agrees().await?;
+    let statements = statements(&few.statements().await?, &many.statements().await?);
 
     let mut rows = Vec::new();
     for (index, name) in FIGURES.into_iter().enumerate() {
@@ -129,12 +131,63 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Report> {
                  {SAMPLE}, the rest of any of {SAMPLE} others."
             ),
         ],
-        tables: vec![Table {
-            columns: vec!["", "few", "many", "many / few", "lowest", "highest"],
-            rows,
-        }],
+        tables: vec![
+            Table {
+                columns: vec!["", "few", "many", "many / few", "lowest", "highest"],
+                rows,
+            },
+            statements,
+        ],
     })
 }
+
+/// A statement of the recording transaction, and what it took on average.
+struct Statement {
+    name: String,
+    took: Duration,
+    /// Pages that were not in the server's own memory.
+    read: f64,
+    /// Bytes of its log.
+    logged: u64,
+}
+
+fn statements(few: &[Statement], many: &[Statement]) -> Table {
+    let mut rows = Vec::new();
+    for many in many {
+        let Some(few) = few.iter().find(|few| few.name == many.name) else {
+            continue;
+        };
+        rows.push(vec![
+            Cell::Text(many.name.clone()),
+            Cell::Time(few.took),
+            Cell::Time(many.took),
+            Cell::Times(many.took.as_secs_f64() / few.took.as_secs_f64()),
+            Cell::Text(format!("{:.1}; {:.1}", few.read, many.read)),
+            Cell::Text(format!("{}; {} KiB", few.logged / 1024, many.logged / 1024)),
+        ]);
+    }
+    Table {
+        columns: vec![
+            "a transaction's statements but for COPY, on average",
+            "few",
+            "many",
+            "many / few",
+            "pages read",
+            "log written",
+        ],
+        rows,
+    }
+}
+
+/// Those that took a hundredth of a millisecond at least; each is named by its first line.
+const STATEMENTS: &str = "
+select substring(query from '-- record: ([^\\n]+)'), sum(total_exec_time) / sum(calls) / 1000,
+       (sum(shared_blks_read) / sum(calls))::float8, (sum(wal_bytes) / sum(calls))::bigint
+from pg_stat_statements
+where query like '-- record: %'
+group by 1
+having sum(total_exec_time) / sum(calls) > 0.01
+order by 2 desc";
 
 /// A stack on a database that has grown.
 struct Grown {
@@ -164,6 +217,13 @@ impl Grown {
             emails: hits / 3,
             days: 365,
         };
+        stack
+            .database
+            .superuser()
+            .await
+            .batch_execute("create extension pg_stat_statements")
+            .await
+            .context("PostgreSQL's contrib is needed")?;
         let filled = fill(&stack.database.url_of("postgres"), filling).await?;
         let recorder = format!("http://{}", stack.recorders[0].address);
         Ok(Self {
@@ -182,9 +242,24 @@ impl Grown {
             .database
             .superuser()
             .await
-            .batch_execute("checkpoint")
+            .batch_execute("checkpoint; select pg_stat_statements_reset()")
             .await?;
         Ok(())
+    }
+
+    /// What each statement of the recording transaction took since the warm-up, the dearest first.
+    async fn statements(&self) -> anyhow::Result<Vec<Statement>> {
+        let client = self.stack.database.superuser().await;
+        let rows = client.query(STATEMENTS, &[]).await?;
+        Ok(rows
+            .iter()
+            .map(|row| Statement {
+                name: row.get(0),
+                took: Duration::from_secs_f64(row.get(1)),
+                read: row.get(2),
+                logged: u64::try_from(row.get::<_, i64>(3)).unwrap_or_default(),
+            })
+            .collect())
     }
 
     /// In the order of [`FIGURES`].
