@@ -368,6 +368,9 @@ impl Work for Remove<'_> {
     type Output = ();
 
     async fn run(&self, tx: &Transaction<'_>) -> Result<(), Error> {
+        // Or who counts a slot meanwhile might sum up its day from what is being removed.
+        let lock = tx.prepare_cached(LOCK_NEXT).await.in_statement("lock_slots")?;
+        tx.execute(&lock, &[&LOCK]).await.in_statement("lock_slots")?;
         let mut removed = 0;
         for sql in REMOVE {
             let statement = tx.prepare_cached(sql).await.in_statement(Self::NAME)?;

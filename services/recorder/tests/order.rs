@@ -430,3 +430,56 @@ async fn a_mark_and_the_first_hit_of_an_unknown_email_meet() {
         );
     }
 }
+
+/// One recorder makes a month's partition and stores its first hit, while another one waits, in the first transaction of
+/// its connection, for an email that comes before that hit's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mark_that_waits_meets_the_first_hit_of_a_month() {
+    let database = fresh_database().await;
+    let client = database.superuser().await;
+    let other = database.superuser().await;
+    let rules = Rules::default();
+    let first = recorder(&database, "first", &rules);
+    let known_at = common::at("2026-03-01T00:00:00Z");
+    // Whether both emails are in one transaction of the waiting recorder is up to their hashes.
+    for round in 0..12 {
+        let begin = common::at(&format!("{}-03-01T00:00:00Z", 2000 + round));
+        let (held, email_id) = (format!("round{round}/a"), format!("round{round}/b"));
+        let known = fact_list([hit(&held, known_at, 1), hit(&email_id, known_at, 2)], []);
+        first.record(known.clone()).await.unwrap();
+        let late = fact_list([hit(&email_id, begin, 3)], []);
+        let marks = fact_list(
+            [],
+            [
+                mark(&held, known_at, 4),
+                mark(&email_id, begin.saturating_add_millis(-9_999), 5),
+            ],
+        );
+        let all: Vec<Fact> = known.iter().chain(&late).chain(&marks).cloned().collect();
+
+        other
+            .batch_execute(&format!(
+                "begin; select from tracked_emails where email_id = '{held}' for update"
+            ))
+            .await
+            .unwrap();
+        let second = recorder(&database, &format!("second{round}"), &rules);
+        let waiting = tokio::spawn(async move { second.record(marks).await });
+        test_support::eventually("it waits for the email", async || {
+            let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'
+                           and datname = current_database()";
+            let count: i64 = client.query_one(waiting, &[]).await.unwrap().get(0);
+            (count == 1).then_some(())
+        })
+        .await;
+        first.record(late).await.unwrap();
+        other.batch_execute("commit").await.unwrap();
+        waiting.await.unwrap().unwrap();
+        let prefix = format!("round{round}/");
+        assert_eq!(
+            stored_emails(&client, &prefix).await,
+            model::emails(&rules, &all),
+            "round {round}"
+        );
+    }
+}
