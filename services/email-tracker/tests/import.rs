@@ -240,6 +240,18 @@ async fn lists_with_all_their_quirks_become_facts_and_the_rest_is_told_in_number
     assert_eq!(stored(&database).await, is_stored);
     let after: i64 = client.query_one(revision, &[]).await.unwrap().get(0);
     assert_eq!(after, before, "the second one changed nothing");
+
+    // As if charts had been counted between a hit and its place.
+    client
+        .batch_execute("truncate stale_slots; update hits set geo_country = null where geo_country = 'DE'")
+        .await
+        .unwrap();
+    import(&format!("http://{from}/dashboard"), TOKEN, &database).await;
+    let stale =
+        "select count(*) from stale_slots join hits on date_bin('15 minutes', opened_at, 'epoch') = slot_at
+                 where geo_country = 'DE'";
+    let stale: i64 = client.query_one(stale, &[]).await.unwrap().get(0);
+    assert_eq!(stale, 1, "its slot is counted anew");
 }
 
 #[tokio::test]
