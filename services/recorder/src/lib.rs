@@ -49,6 +49,7 @@ pub use crate::{
     reassess::Reclassified,
     retention::Removed,
     settings::{AGENT_NETWORKS, SETTINGS, Settings, read_agents},
+    slots::mark_stale,
     workers::{Recorder, RecorderConfig},
 };
 

@@ -126,7 +126,7 @@ pub(crate) fn slots_of(times: impl IntoIterator<Item = Timestamp>) -> Vec<Timest
 }
 
 /// Says that the opens of these times are other ones when the transaction ends.
-pub(crate) async fn mark_stale(
+pub async fn mark_stale(
     tx: &Transaction<'_>,
     times: impl IntoIterator<Item = Timestamp>,
 ) -> Result<(), Error> {
@@ -208,6 +208,13 @@ impl Work for Stale {
     }
 }
 
+/// Waits until nobody else is counting, and keeps others from it until the transaction ends.
+async fn lock_next(tx: &Transaction<'_>) -> Result<(), Error> {
+    let lock = tx.prepare_cached(LOCK_NEXT).await.in_statement("lock_slots")?;
+    tx.execute(&lock, &[&LOCK]).await.in_statement("lock_slots")?;
+    Ok(())
+}
+
 /// Counts a slot anew, if it is stale; answers whether nobody else was counting.
 struct Recount {
     slot_at: Timestamp,
@@ -247,8 +254,7 @@ impl Recount {
     /// Whether it is this one's turn.
     async fn lock(&self, tx: &Transaction<'_>) -> Result<bool, Error> {
         if self.turn == Turn::Wait {
-            let lock = tx.prepare_cached(LOCK_NEXT).await.in_statement("lock_slots")?;
-            tx.execute(&lock, &[&LOCK]).await.in_statement("lock_slots")?;
+            lock_next(tx).await?;
             return Ok(true);
         }
         let lock = tx.prepare_cached(TRY_LOCK).await.in_statement("lock_slots")?;
@@ -369,8 +375,7 @@ impl Work for Remove<'_> {
 
     async fn run(&self, tx: &Transaction<'_>) -> Result<(), Error> {
         // Or who counts a slot meanwhile might sum up its day from what is being removed.
-        let lock = tx.prepare_cached(LOCK_NEXT).await.in_statement("lock_slots")?;
-        tx.execute(&lock, &[&LOCK]).await.in_statement("lock_slots")?;
+        lock_next(tx).await?;
         let mut removed = 0;
         for sql in REMOVE {
             let statement = tx.prepare_cached(sql).await.in_statement(Self::NAME)?;

@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use database::{Database, Error, InStatement as _, Timestamptz, Transaction, Work};
-use recorder::Recorder;
+use recorder::{Recorder, mark_stale};
 use recorder_api::Outcome;
 use tracking::Fact;
 use uuid::Uuid;
@@ -124,9 +124,8 @@ impl Work for Describing<'_> {
             .await
             .in_statement("forget_addresses_of_marks")?;
         if changed > 0 {
-            tx.execute(MARK_SLOTS, &[&self.opened_at])
-                .await
-                .in_statement("mark_slots")?;
+            // Charts count by country, and what was just recorded may be counted already.
+            mark_stale(tx, self.opened_at.iter().map(|at| at.0)).await?;
         }
         if changed + marks > 0 {
             tx.execute(RAISE_REVISION, &[])
@@ -167,12 +166,6 @@ const FORGET_ADDRESSES_OF_MARKS: &str = "
 update marks m set client_address = null
 from unnest($1::text[], $2::timestamptz[]) as d (email_id, marked_at)
 where m.email_id = d.email_id and m.marked_at = d.marked_at and m.client_address = '0.0.0.0'";
-
-/// Charts count by country, and what was just recorded may be counted already.
-const MARK_SLOTS: &str = "
-insert into stale_slots (slot_at)
-select distinct date_bin(interval '15 minutes', opened_at, timestamptz 'epoch')
-from unnest($1::timestamptz[]) as d (opened_at)";
 
 const RAISE_REVISION: &str = "
 insert into revisions as r (writer, revision) values ('import/places', 1)
