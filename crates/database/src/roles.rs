@@ -106,7 +106,8 @@ begin
   revoke insert, update, delete on refinery_schema_history, erasure_keys from email_tracker_recorder;
   revoke update, delete on erased_emails from email_tracker_recorder;
   grant usage on sequence hit_ids, webhook_numbers to email_tracker_recorder;
-  grant execute on function add_hits_partition(timestamptz), drop_hits_partition(timestamptz)
+  grant execute on function
+    add_hits_partition(timestamptz), announce_hits_partitions(), drop_hits_partition(timestamptz)
     to email_tracker_recorder;
 end
 $$";

@@ -58,16 +58,21 @@ impl Partitions {
         }
     }
 
-    /// Sees to it that each of `months` has its partition.
+    /// Sees to it that each of `months` has its partition, and that every session of the database sees it.
     pub(crate) async fn ensure(&self, database: &Database, months: &BTreeSet<Month>) -> Result<(), Error> {
-        let missing: Vec<Month> = self.with_known(|known| months.difference(known).copied().collect());
-        for month in missing {
-            if database.transact(&AddPartition(month)).await? {
+        let unknown: Vec<Month> = self.with_known(|known| months.difference(known).copied().collect());
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        for month in &unknown {
+            if database.transact(&AddPartition(*month)).await? {
                 self.metrics.partition_made();
                 tracing::info!(month = %month.0.strftime("%Y-%m"), "made a partition of hits");
             }
-            self.with_known(|known| known.insert(month));
         }
+        // Also of those that were there: who added them may have come no further.
+        database.transact(&AnnouncePartitions).await?;
+        self.with_known(|known| known.extend(unknown));
         Ok(())
     }
 
@@ -113,6 +118,24 @@ impl Work for AddPartition {
             .await
             .in_statement("add_partition")?;
         Ok(row.try_get(0)?)
+    }
+}
+
+/// Has every session read anew which months have a partition.
+struct AnnouncePartitions;
+
+impl Work for AnnouncePartitions {
+    const NAME: &'static str = "announce_partitions";
+    type Output = ();
+
+    async fn run(&self, tx: &Transaction<'_>) -> Result<(), Error> {
+        tx.execute(
+            "-- announce_partitions\nselect announce_hits_partitions()",
+            &[],
+        )
+        .await
+        .in_statement(Self::NAME)?;
+        Ok(())
     }
 }
 

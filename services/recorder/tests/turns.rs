@@ -233,3 +233,112 @@ async fn a_recorder_that_waits_for_a_new_row_has_added_none_behind_it() {
         recording.await.unwrap().unwrap();
     }
 }
+
+/// Attaching a partition, which waits for the test before it is committed.
+const HELD_ATTACHMENTS: &str = "
+create function wait_for_the_test() returns event_trigger language plpgsql as
+  $$ begin perform pg_advisory_xact_lock_shared(1); end $$;
+create event trigger wait_for_the_test on ddl_command_end when tag in ('ALTER TABLE')
+  execute function wait_for_the_test();
+select pg_advisory_lock(1)";
+
+/// A session lists the partitions of hits just when one is attached: it has not found the new one, and gets notice of it
+/// before its list is done, so that it would keep that list. To hold it there, it is kept from a table that it needs next.
+#[tokio::test]
+async fn a_session_that_lists_the_months_while_one_is_added_finds_its_hits() {
+    let database = fresh_database().await;
+    let (reader, holder) = (database.superuser().await, database.superuser().await);
+    let observer = database.superuser().await;
+    let recorder = recorder(&database, "one", &Rules::default());
+    let found = "select count(*) from hits where email_id = 'a'";
+    recorder.record(vec![hit_at("a", 0)]).await.unwrap();
+
+    // Whatever else a session needs before it lists the partitions it has looked up by then.
+    reader
+        .batch_execute(
+            "create table others (like hits) partition by range (opened_at);
+             create table others_1 partition of others for values from (minvalue) to (maxvalue);
+             select count(*) from others where email_id = 'a';
+             select pg_relation_size(indexrelid) from pg_index where indrelid = 'hits'::regclass",
+        )
+        .await
+        .unwrap();
+    let count = reader.prepare(found).await.unwrap();
+    let waiting_for_catalog = "select count(*) from pg_locks where relation = 1259 and not granted";
+    let waiting_for_catalog = observer.prepare(waiting_for_catalog).await.unwrap();
+    let attaching = "select count(*) from pg_locks where locktype = 'advisory' and objid = 1 and mode = 'ShareLock'";
+    let attaching = observer.prepare(attaching).await.unwrap();
+    let number = async |statement| -> i64 { observer.query_one(statement, &[]).await.unwrap().get(0) };
+    assert_eq!((number(&waiting_for_catalog).await, number(&attaching).await), (0, 0));
+
+    holder.batch_execute(HELD_ATTACHMENTS).await.unwrap();
+    let recording = tokio::spawn({
+        let recorder = recorder.clone();
+        async move { recorder.record(vec![hit_at("a", 40 * 86_400_000)]).await }
+    });
+    eventually("the partition is attached, not committed", async || {
+        (number(&attaching).await == 1).then_some(())
+    })
+    .await;
+    holder
+        .batch_execute("begin; lock table pg_class in access exclusive mode")
+        .await
+        .unwrap();
+    let listing = tokio::spawn(async move {
+        let row = reader.query_one(&count, &[]).await.unwrap();
+        (row.get::<_, i64>(0), reader)
+    });
+    eventually("the reader is in the midst of its list", async || {
+        (number(&waiting_for_catalog).await == 1).then_some(())
+    })
+    .await;
+    holder
+        .batch_execute("select pg_advisory_unlock(1)")
+        .await
+        .unwrap();
+    eventually("the partition is committed", async || {
+        (number(&attaching).await == 0).then_some(())
+    })
+    .await;
+    holder.batch_execute("commit").await.unwrap();
+
+    let (before, reader) = listing.await.unwrap();
+    assert_eq!(before, 1, "it was in the midst of its list");
+    assert_eq!(recording.await.unwrap().unwrap(), [Outcome::Recorded]);
+    let after: i64 = reader.query_one(found, &[]).await.unwrap().get(0);
+    assert_eq!(after, 2);
+}
+
+/// A new month waits for those who read hits, and not for ever.
+#[tokio::test]
+async fn a_month_is_used_when_those_who_were_reading_have_ended_or_read_on_for_long() {
+    let database = fresh_database().await;
+    let (reader, observer) = (database.superuser().await, database.superuser().await);
+    let recorder = recorder(&database, "one", &Rules::default());
+    recorder.record(vec![hit_at("a", 0)]).await.unwrap();
+    let announcing = "select count(*) from pg_stat_activity
+                      where datname = current_database() and state = 'active' and query like '-- announce_partitions%'";
+    for (month, ends) in [(1, true), (2, false)] {
+        reader
+            .batch_execute("begin; select count(*) from hits")
+            .await
+            .unwrap();
+        let recording = tokio::spawn({
+            let (recorder, at) = (recorder.clone(), month * 31 * 86_400_000);
+            async move { recorder.record(vec![hit_at("a", at)]).await }
+        });
+        eventually("the partition is being announced", async || {
+            let count: i64 = observer.query_one(announcing, &[]).await.unwrap().get(0);
+            (count == 1).then_some(())
+        })
+        .await;
+        if ends {
+            assert!(!recording.is_finished(), "the reader has not ended");
+            reader.batch_execute("commit").await.unwrap();
+        }
+        assert_eq!(recording.await.unwrap().unwrap(), [Outcome::Recorded]);
+        if !ends {
+            reader.batch_execute("commit").await.unwrap();
+        }
+    }
+}
