@@ -74,7 +74,8 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> anyhow::Resu
     };
     let config = settings.database.context("DATABASE_URL: missing")?;
     let database = Database::open(&config, metrics.meter())?
-        .counting(&[record::NAME, partitions::ADD_NAME])
+        .counting(&[record::NAME])
+        .counting(&partitions::NAMES)
         .counting(&doctor::NAMES)
         .counting(&retention::NAMES)
         .counting(&addresses::NAMES)

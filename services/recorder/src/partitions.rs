@@ -92,14 +92,14 @@ impl Partitions {
     }
 }
 
-/// The name of the transaction that adds a partition.
-pub(crate) const ADD_NAME: &str = "add_partition";
+/// The transactions that make a partition.
+pub(crate) const NAMES: [&str; 2] = [AddPartition::NAME, AnnouncePartitions::NAME];
 
 /// Adds the partition of a month; answers whether it was missing.
 struct AddPartition(Month);
 
 impl Work for AddPartition {
-    const NAME: &'static str = ADD_NAME;
+    const NAME: &'static str = "add_partition";
     type Output = bool;
 
     async fn run(&self, tx: &Transaction<'_>) -> Result<bool, Error> {
@@ -129,12 +129,9 @@ impl Work for AnnouncePartitions {
     type Output = ();
 
     async fn run(&self, tx: &Transaction<'_>) -> Result<(), Error> {
-        tx.execute(
-            "-- announce_partitions\nselect announce_hits_partitions()",
-            &[],
-        )
-        .await
-        .in_statement(Self::NAME)?;
+        tx.execute("-- announce_partitions\nselect announce_hits_partitions()", &[])
+            .await
+            .in_statement(Self::NAME)?;
         Ok(())
     }
 }

@@ -266,10 +266,14 @@ async fn a_session_that_lists_the_months_while_one_is_added_finds_its_hits() {
     let count = reader.prepare(found).await.unwrap();
     let waiting_for_catalog = "select count(*) from pg_locks where relation = 1259 and not granted";
     let waiting_for_catalog = observer.prepare(waiting_for_catalog).await.unwrap();
-    let attaching = "select count(*) from pg_locks where locktype = 'advisory' and objid = 1 and mode = 'ShareLock'";
+    let attaching =
+        "select count(*) from pg_locks where locktype = 'advisory' and objid = 1 and mode = 'ShareLock'";
     let attaching = observer.prepare(attaching).await.unwrap();
     let number = async |statement| -> i64 { observer.query_one(statement, &[]).await.unwrap().get(0) };
-    assert_eq!((number(&waiting_for_catalog).await, number(&attaching).await), (0, 0));
+    assert_eq!(
+        (number(&waiting_for_catalog).await, number(&attaching).await),
+        (0, 0)
+    );
 
     holder.batch_execute(HELD_ATTACHMENTS).await.unwrap();
     let recording = tokio::spawn({

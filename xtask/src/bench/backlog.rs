@@ -15,10 +15,12 @@ use tokio::time::sleep;
 use super::{
     Bench,
     flood::{flood, hit},
+    headlines::Goal,
     hits::Hits,
     phases::{self, Phase},
-    process::{forget_peak, memory},
+    process::{Memory, forget_peak, memory},
     report::{Cell, Report, Table},
+    stats::Times,
     steady::Steady,
     subject::Subject,
 };
@@ -56,6 +58,13 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Report> {
     let filling = flood(&hits, address, BACKLOG, CONNECTIONS).await?;
     memories.note("filled with the backlog over 256 connections", &mut subject)?;
     let starts = starts(&mut subject, &hits).await?;
+    for (spool, times) in &starts {
+        bench.headlines.note(
+            format!("a start with a backlog until the first GIF, {spool}"),
+            Goal::AtMost(1_000.0),
+            Cell::Time(times.longest()),
+        );
+    }
     memories.note("started again with the backlog", &mut subject)?;
     let backlog = subject.unsent().await?;
     let metric = subject
@@ -79,6 +88,11 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Report> {
     let taken_meanwhile = u64::from(RATE) * drain.as_secs();
     let samples = load.stop()?;
     memories.note("after the backlog has drained", &mut subject)?;
+    bench.headlines.note(
+        "the pixel's memory with a backlog",
+        Goal::AtMost(64.0),
+        Cell::Bytes(memories.highest()),
+    );
     for (name, from, to) in [
         ("the backlog waits, the recorder is away", warm, draining),
         ("the backlog drains", draining, drained),
@@ -129,14 +143,19 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Report> {
                 hits.taken()
             ),
         ],
-        tables: vec![memories.table(), starts, rates, phases::table(&phases)?],
+        tables: vec![
+            memories.table(),
+            table_of_starts(&starts),
+            rates,
+            phases::table(&phases)?,
+        ],
     })
 }
 
 /// Kills and starts the pixel several times: with its spool in the page cache, and with nothing of it there.
-async fn starts(subject: &mut Subject, hits: &Hits) -> anyhow::Result<Table> {
-    let mut rows = Vec::new();
-    for (name, from_disk) in [
+async fn starts(subject: &mut Subject, hits: &Hits) -> anyhow::Result<Vec<(&'static str, Times)>> {
+    let mut starts = Vec::new();
+    for (spool, from_disk) in [
         ("the spool is in the page cache", false),
         ("the spool is read from the disk", true),
     ] {
@@ -144,14 +163,24 @@ async fn starts(subject: &mut Subject, hits: &Hits) -> anyhow::Result<Table> {
         for _ in 0..STARTS {
             times.push(start(subject, hits, from_disk).await?);
         }
-        times.sort_unstable();
-        let at = |index: usize| Cell::Time(times[index]);
-        rows.push(vec![name.into(), at(0), at(STARTS / 2), at(STARTS - 1)]);
+        starts.push((spool, Times::of(times)));
     }
-    Ok(Table {
+    Ok(starts)
+}
+
+fn table_of_starts(starts: &[(&'static str, Times)]) -> Table {
+    let row = |(spool, times): &(&'static str, Times)| {
+        vec![
+            (*spool).into(),
+            Cell::Time(times.permille(0)),
+            Cell::Time(times.median()),
+            Cell::Time(times.longest()),
+        ]
+    };
+    Table {
         columns: vec!["start until the first GIF", "shortest", "median", "longest"],
-        rows,
-    })
+        rows: starts.iter().map(row).collect(),
+    }
 }
 
 async fn start(subject: &mut Subject, hits: &Hits, from_disk: bool) -> anyhow::Result<Duration> {
@@ -188,25 +217,35 @@ fn forget_pages(folder: &Path) -> anyhow::Result<()> {
 
 /// The pixel's memory at some moments.
 #[derive(Default)]
-struct Memories(Vec<Vec<Cell>>);
+struct Memories(Vec<(&'static str, Memory)>);
 
 impl Memories {
     /// Notes the memory of now and its peak since the last note.
     fn note(&mut self, moment: &'static str, subject: &mut Subject) -> anyhow::Result<()> {
         let id = subject.pixel().id().context("a pixel that runs")?;
-        let memory = memory(id)?;
-        self.0.push(vec![
-            moment.into(),
-            Cell::Bytes(memory.resident),
-            Cell::Bytes(memory.peak),
-        ]);
+        self.0.push((moment, memory(id)?));
         forget_peak(id)
     }
 
+    fn highest(&self) -> u64 {
+        self.0
+            .iter()
+            .map(|(_, memory)| memory.peak)
+            .max()
+            .unwrap_or_default()
+    }
+
     fn table(self) -> Table {
+        let row = |(moment, memory): (&'static str, Memory)| {
+            vec![
+                moment.into(),
+                Cell::Bytes(memory.resident),
+                Cell::Bytes(memory.peak),
+            ]
+        };
         Table {
             columns: vec!["the pixel's memory", "resident", "peak since the row above"],
-            rows: self.0,
+            rows: self.0.into_iter().map(row).collect(),
         }
     }
 }

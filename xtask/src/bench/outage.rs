@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Bench,
+    headlines::Goal,
     hits::Hits,
     phases::{self, Phase},
     report::{Cell, Report, Table},
@@ -55,6 +56,11 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Report> {
         phase("both are back, the backlog drains", recovery, drained),
         phase("after", drained, end),
     ];
+    bench.headlines.note(
+        "the pixel's p99 during an outage / before it",
+        Goal::AtMost(3.0),
+        Cell::Times(phases[1].p99().div_duration_f64(phases[0].p99())),
+    );
     let drain = Table {
         columns: vec!["backlog", "gone after", "hits recorded"],
         rows: vec![vec![

@@ -25,6 +25,11 @@ impl Phase {
             latencies: samples.between(from, to),
         }
     }
+
+    /// The latency that 99 of 100 of its hits stay within.
+    pub(super) fn p99(&self) -> Duration {
+        self.latencies.permille(990)
+    }
 }
 
 /// With half of the hits of the first phase later than this, the load itself is what waits.
@@ -47,7 +52,6 @@ pub(super) fn table(phases: &[Phase]) -> anyhow::Result<Table> {
             phase.name
         );
     }
-    let p99 = |phase: &Phase| phase.latencies.permille(990);
     let typical = |phase: &Phase| phase.latencies.typical_second_p99;
     let rows = phases.iter().map(|phase| {
         vec![
@@ -55,10 +59,10 @@ pub(super) fn table(phases: &[Phase]) -> anyhow::Result<Table> {
             Cell::Time(phase.length),
             Cell::Count(phase.latencies.count()),
             Cell::Time(phase.latencies.permille(500)),
-            Cell::Time(p99(phase)),
+            Cell::Time(phase.p99()),
             Cell::Time(phase.latencies.permille(999)),
             Cell::Time(phase.latencies.permille(1_000)),
-            Cell::Times(p99(phase).div_duration_f64(p99(&phases[0]))),
+            Cell::Times(phase.p99().div_duration_f64(phases[0].p99())),
             Cell::Time(typical(phase)),
             Cell::Times(typical(phase).div_duration_f64(typical(&phases[0]))),
         ]

@@ -10,10 +10,12 @@ use tracking::Token;
 use super::{
     Bench,
     flood::hold,
+    headlines::{Goal, Headlines},
     hits::Hits,
     nginx::Nginx,
     process::{cpu_time, forget_peak, memory},
     report::{Cell, Report, Table},
+    stats::Rounds,
     subject::Subject,
     wrk::{Found, wrk},
 };
@@ -78,6 +80,7 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Report> {
         }
         for (index, contestant) in Contestant::ALL.into_iter().enumerate() {
             let pairs: Vec<(Run, Run)> = rounds.iter().map(|round| (round[0], round[index])).collect();
+            note_goals(&bench.headlines, connections, contestant, &pairs);
             rows.push(row(connections, contestant, &pairs));
         }
     }
@@ -205,26 +208,57 @@ fn target(contestant: Contestant) -> String {
     }
 }
 
+/// Of the contestant's value to nginx's in the same round.
+fn ratio(pairs: &[(Run, Run)], value: fn(&Run) -> f64) -> Rounds {
+    Rounds::of(pairs.iter().map(|(nginx, own)| value(own) / value(nginx)))
+}
+
+/// How much more processor time than the contestant nginx takes for a request.
+fn spared(pairs: &[(Run, Run)]) -> f64 {
+    1.0 / ratio(pairs, |run| run.cpu).median()
+}
+
+fn note_goals(headlines: &Headlines, connections: u32, contestant: Contestant, pairs: &[(Run, Run)]) {
+    let name = contestant.name();
+    let note = |what: &str, goal, found| {
+        let what = format!("{name}, {connections} connections: {what}");
+        headlines.note(what, goal, Cell::Times(found));
+    };
+    match contestant {
+        Contestant::Nginx => {}
+        Contestant::Durable => {
+            let rates = ratio(pairs, |run| run.found.per_second).median();
+            if connections == 64 {
+                note("requests / nginx's", Goal::AtLeast(0.5), rates);
+            } else {
+                let p99 = ratio(pairs, |run| run.found.p99.as_secs_f64()).median();
+                note("requests / nginx's", Goal::AtLeast(0.75), rates);
+                note("p99 / nginx's", Goal::AtMost(3.0), p99);
+            }
+        }
+        Contestant::Invalid => note("nginx's CPU / its", Goal::AtLeast(0.9), spared(pairs)),
+    }
+}
+
 /// `pairs` are nginx and the contestant in each round.
 fn row(connections: u32, contestant: Contestant, pairs: &[(Run, Run)]) -> Vec<Cell> {
-    let of = |value: fn(&Run) -> f64| sorted(pairs.iter().map(|(_, own)| value(own)));
-    let ratio = |value: fn(&Run) -> f64| sorted(pairs.iter().map(|(nginx, own)| value(own) / value(nginx)));
-    let rates = ratio(|run| run.found.per_second);
-    let time = |value: fn(&Run) -> f64| Cell::Time(Duration::from_secs_f64(median(&of(value))));
+    let own = |value: fn(&Run) -> f64| Rounds::of(pairs.iter().map(|(_, own)| value(own))).median();
+    let time = |value: fn(&Run) -> f64| Cell::Time(Duration::from_secs_f64(own(value)));
+    let rates = ratio(pairs, |run| run.found.per_second);
     let peak = pairs.iter().map(|(_, own)| own.peak).max().unwrap_or_default();
     vec![
         Cell::Count(u64::from(connections)),
         contestant.name().into(),
-        Cell::PerSecond(median(&of(|run| run.found.per_second))),
-        Cell::Times(median(&rates)),
-        Cell::Times(rates[0]),
-        Cell::Times(rates[rates.len() - 1]),
-        Cell::Times(median(&of(|run| run.cpu)) * 1e6),
-        Cell::Times(1.0 / median(&ratio(|run| run.cpu))),
+        Cell::PerSecond(own(|run| run.found.per_second)),
+        Cell::Times(rates.median()),
+        Cell::Times(rates.lowest()),
+        Cell::Times(rates.highest()),
+        Cell::Times(own(|run| run.cpu) * 1e6),
+        Cell::Times(spared(pairs)),
         time(|run| run.found.p50.as_secs_f64()),
         time(|run| run.found.p99.as_secs_f64()),
         time(|run| run.found.p999.as_secs_f64()),
-        Cell::Times(median(&ratio(|run| run.found.p99.as_secs_f64()))),
+        Cell::Times(ratio(pairs, |run| run.found.p99.as_secs_f64()).median()),
         // nginx's memory is mostly that of its workers, which are processes of their own.
         if contestant == Contestant::Nginx {
             Cell::None
@@ -232,14 +266,4 @@ fn row(connections: u32, contestant: Contestant, pairs: &[(Run, Run)]) -> Vec<Ce
             Cell::Bytes(peak)
         },
     ]
-}
-
-fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_unstable_by(f64::total_cmp);
-    values
-}
-
-fn median(sorted: &[f64]) -> f64 {
-    sorted[sorted.len() / 2]
 }

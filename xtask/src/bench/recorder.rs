@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{anyhow, ensure};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::SinkExt;
 use recorder_api::{
@@ -26,8 +26,10 @@ use tracking::{Fact, Hit};
 
 use super::{
     Bench,
+    headlines::{Goal, Headlines},
     opens::Opens,
     report::{Cell, Report, Table},
+    stats::{Rounds, Times},
 };
 use crate::stack::{Plan, RECORDER_TOKEN, Stack};
 
@@ -42,22 +44,63 @@ const POSTGRES: [&str; 7] = [
     "max_connections=100",
 ];
 const EMAILS: u64 = 200_000;
-/// Writers, and hits in each one's transaction.
-const LOADS: [(usize, usize); 8] = [
-    (1, 100),
-    (1, 1_000),
-    (1, 2_000),
-    (2, 100),
-    (2, 500),
-    (2, 1_000),
-    (4, 100),
-    (4, 500),
+const LOADS: [Load; 11] = [
+    Load::of_one(1, 100),
+    Load::of_one(1, 1_000),
+    Load::of_one(1, 2_000),
+    Load::of_one(2, 100),
+    Load::of_one(2, 500),
+    Load::of_one(2, 1_000),
+    Load::of_two(500),
+    Load::of_two(1_000),
+    Load::of_two(2_000),
+    Load::of_one(4, 100),
+    Load::of_one(4, 500),
 ];
 const ROUNDS: usize = 3;
 const HITS: usize = 60_000;
 /// Of the contestant that commits each hit by itself.
 const SINGLE_HITS: usize = 4_000;
-const WORKERS: [usize; 3] = [1, 2, 4];
+/// Of each recorder.
+const WORKERS: [usize; 4] = [1, 1, 2, 4];
+
+/// How hits reach the tables.
+#[derive(Clone, Copy, Debug)]
+struct Load {
+    recorders: usize,
+    /// Of each recorder, which splits each call into as many transactions.
+    workers: usize,
+    /// Hits in a transaction.
+    batch: usize,
+    /// Calls under way at each recorder.
+    calls: usize,
+}
+
+impl Load {
+    /// One recorder that is never without a call.
+    const fn of_one(workers: usize, batch: usize) -> Self {
+        Self {
+            recorders: 1,
+            workers,
+            batch,
+            calls: 2,
+        }
+    }
+
+    /// Two recorders with a call each, which is one transaction.
+    const fn of_two(batch: usize) -> Self {
+        Self {
+            recorders: 2,
+            workers: 1,
+            batch,
+            calls: 1,
+        }
+    }
+
+    const fn writers(self) -> usize {
+        self.recorders * self.workers
+    }
+}
 
 /// What has been written, one way or another, in how long.
 #[derive(Clone, Debug)]
@@ -72,24 +115,37 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Report> {
     let mut opens = Opens::of(EMAILS);
     subject.fill(&mut opens).await?;
     let mut rows = Vec::new();
-    for (writers, batch) in LOADS {
+    for load in LOADS {
         let mut rounds = Vec::new();
         for _ in 0..ROUNDS {
-            let copied = subject.copy(opens.take(HITS), writers, batch).await?;
-            let recorded = subject.record(opens.take(HITS), writers, batch).await?;
+            let copied = subject.copy(opens.take(HITS), load.writers(), load.batch).await?;
+            let recorded = subject.record(opens.take(HITS), load).await?;
             rounds.push((copied, recorded));
         }
-        rows.push(row(writers, batch, &rounds));
+        let (ratios, calls) = (ratios(&rounds), calls(&rounds));
+        note_goals(&bench.headlines, load, &ratios, &calls);
+        rows.push(row(load, &rounds, &ratios, &calls));
     }
     let mut singles = Vec::new();
     for writers in [1, 2] {
         let mut rounds = Vec::new();
         for _ in 0..ROUNDS {
             let single = subject.record_singly(opens.take(SINGLE_HITS), writers).await?;
-            let batched = subject.record(opens.take(HITS), writers, 1_000).await?;
+            let load = Load::of_one(writers, 1_000);
+            let batched = subject.record(opens.take(HITS), load).await?;
             rounds.push((single, batched));
         }
-        singles.push(single_row(writers, &rounds));
+        let times = Rounds::of(
+            rounds
+                .iter()
+                .map(|(single, batched)| batched.per_second / single.per_second),
+        );
+        bench.headlines.note(
+            format!("recorder: 1,000 hits in a transaction / one, writers: {writers}"),
+            Goal::AtLeast(25.0),
+            Cell::Times(times.median()),
+        );
+        singles.push(single_row(writers, &rounds, &times));
     }
     subject.agrees(&opens).await?;
     Ok(Report {
@@ -98,8 +154,8 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Report> {
             format!(
                 "{EMAILS} emails, each with a hit already; a quarter of the hits repeat one of the last 20 seconds. {ROUNDS} \
                  rounds of {HITS} hits ({SINGLE_HITS} where each is a transaction), interleaved. Ratios are medians of the \
-                 rounds' ratios, with the lowest and the highest; other figures are medians. Latencies are of a whole call \
-                 to the recorder, two of which are under way at any time."
+                 rounds' ratios, with the lowest and the highest; other figures are medians. Latencies are of a whole call, which \
+                 a recorder splits into a transaction for each of its writers."
             ),
             "COPY: the same rows by as many connections, committed by as many rows, with no look at what is stored, no email \
              locked and none counted."
@@ -108,8 +164,10 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Report> {
         tables: vec![
             Table {
                 columns: vec![
+                    "recorders",
                     "writers",
                     "hits in a transaction",
+                    "calls under way",
                     "COPY",
                     "recorder",
                     "recorder / COPY",
@@ -156,7 +214,7 @@ impl Subject {
     /// Gives each email its first hit.
     async fn fill(&self, opens: &mut Opens) -> anyhow::Result<()> {
         let hits = opens.first_of_each();
-        self.record(hits, 2, 1_000).await?;
+        self.record(hits, Load::of_one(2, 1_000)).await?;
         self.sql("vacuum analyze").await
     }
 
@@ -187,30 +245,20 @@ impl Subject {
         finish(running, total, begun).await
     }
 
-    /// Through the recorder that has as many workers, which splits each call into as many transactions.
-    async fn record(&self, hits: Vec<Hit>, writers: usize, batch: usize) -> anyhow::Result<Run> {
-        let facts = writers * batch;
+    async fn record(&self, hits: Vec<Hit>, load: Load) -> anyhow::Result<Run> {
+        let facts = load.workers * load.batch;
         ensure!(facts <= MAX_BATCH_FACTS, "{facts} facts are too many for a call");
-        self.call(hits, writers, facts, 2).await
+        self.call(hits, load, facts).await
     }
 
     async fn record_singly(&self, hits: Vec<Hit>, writers: usize) -> anyhow::Result<Run> {
-        self.call(hits, writers, 1, 4 * writers).await
+        let mut load = Load::of_one(writers, 1);
+        load.calls = 4 * writers;
+        self.call(hits, load, 1).await
     }
 
-    async fn call(
-        &self,
-        hits: Vec<Hit>,
-        writers: usize,
-        facts: usize,
-        at_once: usize,
-    ) -> anyhow::Result<Run> {
+    async fn call(&self, hits: Vec<Hit>, load: Load, facts: usize) -> anyhow::Result<Run> {
         self.sql("checkpoint").await?;
-        let recorder = WORKERS.iter().position(|workers| *workers == writers);
-        let service = &self.stack.recorders[recorder.context("a recorder of so many workers")?];
-        let channel = Channel::from_shared(format!("http://{}", service.address))?
-            .connect()
-            .await?;
         let total = hits.len();
         let facts_of = |hits: &[Hit]| -> Vec<v1::Fact> {
             let facts = hits.iter().cloned().map(Fact::Hit);
@@ -218,10 +266,11 @@ impl Subject {
         };
         let calls: Vec<Vec<v1::Fact>> = hits.chunks(facts).map(facts_of).collect();
         let calls = Arc::new(std::sync::Mutex::new(calls.into_iter()));
+        let channels = self.channels(load).await?;
         let mut running = JoinSet::new();
         let begun = Instant::now();
-        for _ in 0..at_once {
-            let (calls, channel) = (Arc::clone(&calls), channel.clone());
+        for channel in channels.into_iter().flat_map(|channel| vec![channel; load.calls]) {
+            let calls = Arc::clone(&calls);
             running.spawn(async move {
                 let mut client = RecorderClient::new(channel);
                 let mut took = Vec::new();
@@ -235,6 +284,22 @@ impl Subject {
             });
         }
         finish(running, total, begun).await
+    }
+
+    /// One to each recorder of the load.
+    async fn channels(&self, load: Load) -> anyhow::Result<Vec<Channel>> {
+        let mut channels = Vec::new();
+        for (workers, service) in WORKERS.iter().zip(&self.stack.recorders) {
+            if *workers == load.workers && channels.len() < load.recorders {
+                let endpoint = Channel::from_shared(format!("http://{}", service.address))?;
+                channels.push(endpoint.connect().await?);
+            }
+        }
+        ensure!(
+            channels.len() == load.recorders,
+            "not enough recorders for {load:?}"
+        );
+        Ok(channels)
     }
 
     /// Fails unless all that was given is stored, and counted if the recorder stored it.
@@ -360,50 +425,63 @@ fn encode(bytes: &mut BytesMut, types: &[Type], row: &[&(dyn ToSql + Sync)]) -> 
     Ok(())
 }
 
-fn row(writers: usize, batch: usize, rounds: &[(Run, Run)]) -> Vec<Cell> {
-    let ratios = sorted(
-        rounds
-            .iter()
-            .map(|(copied, recorded)| recorded.per_second / copied.per_second),
+fn ratios(rounds: &[(Run, Run)]) -> Rounds {
+    let ratio = |(copied, recorded): &(Run, Run)| recorded.per_second / copied.per_second;
+    Rounds::of(rounds.iter().map(ratio))
+}
+
+fn calls(rounds: &[(Run, Run)]) -> Times {
+    Times::of(rounds.iter().flat_map(|(_, recorded)| recorded.took.clone()))
+}
+
+/// The goals are of two writers with a thousand hits in a transaction and more.
+fn note_goals(headlines: &Headlines, load: Load, ratios: &Rounds, calls: &Times) {
+    if load.writers() != 2 || load.batch < 1_000 {
+        return;
+    }
+    let name = format!(
+        "writers: 2, recorders: {}, hits in a transaction: {}",
+        load.recorders, load.batch
     );
-    let mut took: Vec<Duration> = rounds
-        .iter()
-        .flat_map(|(_, recorded)| recorded.took.clone())
-        .collect();
-    took.sort_unstable();
+    headlines.note(
+        format!("recorder / COPY, {name}"),
+        Goal::AtLeast(0.5),
+        Cell::Times(ratios.median()),
+    );
+    if load.workers * load.batch == 1_000 {
+        headlines.note(
+            format!("a call of 1,000 hits, p99, {name}"),
+            Goal::AtMost(150.0),
+            Cell::Time(calls.permille(990)),
+        );
+    }
+}
+
+fn row(load: Load, rounds: &[(Run, Run)], ratios: &Rounds, calls: &Times) -> Vec<Cell> {
+    let per_second =
+        |run: fn(&(Run, Run)) -> f64| Cell::PerSecond(Rounds::of(rounds.iter().map(run)).median());
     vec![
-        Cell::Text(writers.to_string()),
-        Cell::Text(batch.to_string()),
-        Cell::PerSecond(median(rounds.iter().map(|(copied, _)| copied.per_second))),
-        Cell::PerSecond(median(rounds.iter().map(|(_, recorded)| recorded.per_second))),
-        Cell::Times(median(ratios.iter().copied())),
-        Cell::Times(ratios[0]),
-        Cell::Times(ratios[ratios.len() - 1]),
-        Cell::Time(took[took.len() / 2]),
-        Cell::Time(took[(took.len() * 99).div_ceil(100) - 1]),
+        Cell::Text(load.recorders.to_string()),
+        Cell::Text(load.writers().to_string()),
+        Cell::Text(load.batch.to_string()),
+        Cell::Text((load.recorders * load.calls).to_string()),
+        per_second(|(copied, _)| copied.per_second),
+        per_second(|(_, recorded)| recorded.per_second),
+        Cell::Times(ratios.median()),
+        Cell::Times(ratios.lowest()),
+        Cell::Times(ratios.highest()),
+        Cell::Time(calls.median()),
+        Cell::Time(calls.permille(990)),
     ]
 }
 
-fn single_row(writers: usize, rounds: &[(Run, Run)]) -> Vec<Cell> {
+fn single_row(writers: usize, rounds: &[(Run, Run)], times: &Rounds) -> Vec<Cell> {
+    let per_second =
+        |run: fn(&(Run, Run)) -> f64| Cell::PerSecond(Rounds::of(rounds.iter().map(run)).median());
     vec![
         Cell::Text(writers.to_string()),
-        Cell::PerSecond(median(rounds.iter().map(|(single, _)| single.per_second))),
-        Cell::PerSecond(median(rounds.iter().map(|(_, batched)| batched.per_second))),
-        Cell::Times(median(
-            rounds
-                .iter()
-                .map(|(single, batched)| batched.per_second / single.per_second),
-        )),
+        per_second(|(single, _)| single.per_second),
+        per_second(|(_, batched)| batched.per_second),
+        Cell::Times(times.median()),
     ]
-}
-
-fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let values = sorted(values);
-    values[values.len() / 2]
 }
