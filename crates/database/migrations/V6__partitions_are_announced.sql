@@ -2,10 +2,10 @@
 -- and storing its first hit.
 --
 -- PostgreSQL attaches a partition while others read the table. A session that is just listing the partitions then, without
--- the new one, may take notice of it before its own list is done, and keeps that list: it neither finds the hits of the new
--- month nor stores any, for as long as it lives. (Shown with 15, 17 and 18; docs/adr/0026.) So this waits until everyone who
--- was reading hits has finished, and then changes something about the table that changes nothing: who gets notice of it
--- after his list is done makes a new one.
+-- the new one, may take notice of it before its own list is done, and keeps that list until something about hits changes
+-- again, as a rule the next month: till then it neither finds the hits of the new month nor stores any. (Shown with 15, 17
+-- and 18; docs/adr/0026.) So this waits until everyone who was reading hits has finished, and then changes something about
+-- the table that changes nothing: who gets notice of it after his list is done makes a new one.
 --
 -- Who reads for longer, a backup say, is not waited for beyond five seconds: making the list takes milliseconds.
 create function announce_hits_partitions() returns void
@@ -25,8 +25,10 @@ begin
   ) loop
     perform pg_sleep(0.01);
   end loop;
-  -- Two at once would fail by each other's change.
+  -- Two that change what the catalog says of one table fail by each other: so this takes turns with others like it, with
+  -- grants (roles.rs), and with whoever changes the table itself.
   perform pg_advisory_xact_lock(hashtext('add_hits_partition'));
+  lock table only public.hits in access share mode;
   grant select on public.hits to current_user;
 end
 $$;

@@ -55,6 +55,10 @@ fn is_collision(error: &Error) -> bool {
 
 async fn apply_once(client: &mut Client, passwords: &RolePasswords) -> Result<(), Error> {
     let tx = client.transaction().await?;
+    // `announce_hits_partitions` grants as well, and would fail by these.
+    tx.batch_execute("select pg_advisory_xact_lock(hashtext('add_hits_partition'))")
+        .await
+        .in_statement("take_turns_with_recorders")?;
     for (role, password, grants) in [
         (RECORDER_ROLE, &passwords.recorder, GRANTS_OF_RECORDER),
         (DASHBOARD_ROLE, &passwords.dashboard, GRANTS_OF_DASHBOARD),

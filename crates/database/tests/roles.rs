@@ -67,6 +67,7 @@ async fn the_dashboard_reads_and_never_writes() {
         "update tracked_emails set open_count = 1",
         "select nextval('hit_ids')",
         "select add_hits_partition('2026-01-01Z')",
+        "select announce_hits_partitions()",
         "create table mine ()",
         "truncate marks",
         "select from erasure_keys",
@@ -89,6 +90,7 @@ async fn the_recorder_writes_facts_and_defines_nothing() {
     client
         .batch_execute(
             "select add_hits_partition('2026-03-01Z');
+             select announce_hits_partitions();
              insert into tracked_emails (email_id) values ('a');
              update tracked_emails set hit_count = 1;
              insert into hits (email_id, opened_at, event_id, dedup_key, google_proxy, is_duplicate, compose_window,
@@ -140,6 +142,7 @@ async fn nobody_else_calls_the_owners_functions() {
     let client = connect(&database.url_of(&stranger)).await;
     for call in [
         "select add_hits_partition('2026-01-01Z')",
+        "select announce_hits_partitions()",
         "select drop_hits_partition('2026-01-01Z')",
     ] {
         assert_eq!(

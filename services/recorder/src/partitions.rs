@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use database::{Database, Error, InStatement, Timestamptz, Transaction, Work};
@@ -47,6 +50,10 @@ impl Month {
 #[derive(Debug)]
 pub(crate) struct Partitions {
     known: Mutex<BTreeSet<Month>>,
+    /// One at a time meets new months: all workers come with the same after a start.
+    meeting: tokio::sync::Mutex<()>,
+    /// Whether the last round of upkeep met new months.
+    met_ahead: AtomicBool,
     metrics: Metrics,
 }
 
@@ -54,15 +61,22 @@ impl Partitions {
     pub(crate) fn new(metrics: Metrics) -> Self {
         Self {
             known: Mutex::default(),
+            meeting: tokio::sync::Mutex::default(),
+            met_ahead: AtomicBool::default(),
             metrics,
         }
     }
 
-    /// Sees to it that each of `months` has its partition, and that every session of the database sees it.
-    pub(crate) async fn ensure(&self, database: &Database, months: &BTreeSet<Month>) -> Result<(), Error> {
-        let unknown: Vec<Month> = self.with_known(|known| months.difference(known).copied().collect());
+    /// Sees to it that each of `months` has its partition, and that the sessions of the database know; answers whether one
+    /// of them was not known yet.
+    pub(crate) async fn ensure(&self, database: &Database, months: &BTreeSet<Month>) -> Result<bool, Error> {
+        if self.unknown(months).is_empty() {
+            return Ok(false);
+        }
+        let _meeting = self.meeting.lock().await;
+        let unknown = self.unknown(months);
         if unknown.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         for month in &unknown {
             if database.transact(&AddPartition(*month)).await? {
@@ -73,7 +87,26 @@ impl Partitions {
         // Also of those that were there: who added them may have come no further.
         database.transact(&AnnouncePartitions).await?;
         self.with_known(|known| known.extend(unknown));
+        Ok(true)
+    }
+
+    /// The same long before a hit of `months` comes. In the round after it has met a month, it announces it once more: to
+    /// sessions that were not waited for, of a standby or stopped meanwhile.
+    pub(crate) async fn ensure_ahead(
+        &self,
+        database: &Database,
+        months: &BTreeSet<Month>,
+    ) -> Result<(), Error> {
+        let met = self.ensure(database, months).await?;
+        if !met && self.met_ahead.load(Ordering::Relaxed) {
+            database.transact(&AnnouncePartitions).await?;
+        }
+        self.met_ahead.store(met, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn unknown(&self, months: &BTreeSet<Month>) -> Vec<Month> {
+        self.with_known(|known| months.difference(known).copied().collect())
     }
 
     /// Forgets what is known of `months`: one of them has turned out to be missing.
@@ -121,7 +154,7 @@ impl Work for AddPartition {
     }
 }
 
-/// Has every session read anew which months have a partition.
+/// Has the sessions of the database read anew which months have a partition.
 struct AnnouncePartitions;
 
 impl Work for AnnouncePartitions {
@@ -129,6 +162,10 @@ impl Work for AnnouncePartitions {
     type Output = ();
 
     async fn run(&self, tx: &Transaction<'_>) -> Result<(), Error> {
+        // As above. The wait for readers is none for a lock.
+        tx.batch_execute("set local lock_timeout = '2s'")
+            .await
+            .in_statement("set_lock_timeout")?;
         tx.execute("-- announce_partitions\nselect announce_hits_partitions()", &[])
             .await
             .in_statement(Self::NAME)?;

@@ -130,7 +130,7 @@ async fn perform(
     clock: &dyn Clock,
 ) -> Result<Done, database::Error> {
     match task {
-        Task::Partitions => recorder.ensure_partitions(&months_ahead(clock)).await?,
+        Task::Partitions => recorder.ensure_partitions_ahead(&months_ahead(clock)).await?,
         Task::Erasures => {
             let now = clock.now();
             let before = now.saturating_add_millis(-ERASURES_AFTER_MS);

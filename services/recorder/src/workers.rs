@@ -134,9 +134,9 @@ impl Recorder {
         Arc::clone(self.0.describer.geo())
     }
 
-    /// Sees to it that hits of `months` find their partitions.
-    pub(crate) async fn ensure_partitions(&self, months: &BTreeSet<Month>) -> Result<(), Error> {
-        self.0.partitions.ensure(&self.0.database, months).await
+    /// Sees to it that the hits of `months`, which are to come, will find their partitions.
+    pub(crate) async fn ensure_partitions_ahead(&self, months: &BTreeSet<Month>) -> Result<(), Error> {
+        self.0.partitions.ensure_ahead(&self.0.database, months).await
     }
 
     /// Removes the emails that `email-tracker doctor` made up, once they are as old as [`tracking::doctor::KEPT_MS`] at

@@ -234,16 +234,17 @@ async fn a_recorder_that_waits_for_a_new_row_has_added_none_behind_it() {
     }
 }
 
-/// Attaching a partition, which waits for the test before it is committed.
+/// Attaching a partition waits for the test before it is committed.
 const HELD_ATTACHMENTS: &str = "
-create function wait_for_the_test() returns event_trigger language plpgsql as
-  $$ begin perform pg_advisory_xact_lock_shared(1); end $$;
+create function wait_for_the_test() returns event_trigger language plpgsql set lock_timeout = 0 as
+  $$ begin perform pg_advisory_xact_lock_shared(2); end $$;
 create event trigger wait_for_the_test on ddl_command_end when tag in ('ALTER TABLE')
   execute function wait_for_the_test();
-select pg_advisory_lock(1)";
+select pg_advisory_lock(2)";
 
 /// A session lists the partitions of hits just when one is attached: it has not found the new one, and gets notice of it
-/// before its list is done, so that it would keep that list. To hold it there, it is kept from a table that it needs next.
+/// before its list is done, so that it would keep that list. To hold it there, it is kept from a table that it needs next,
+/// which the announcement needs too; that this waits for the session is what the next test is for.
 #[tokio::test]
 async fn a_session_that_lists_the_months_while_one_is_added_finds_its_hits() {
     let database = fresh_database().await;
@@ -264,10 +265,17 @@ async fn a_session_that_lists_the_months_while_one_is_added_finds_its_hits() {
         .await
         .unwrap();
     let count = reader.prepare(found).await.unwrap();
-    let waiting_for_catalog = "select count(*) from pg_locks where relation = 1259 and not granted";
-    let waiting_for_catalog = observer.prepare(waiting_for_catalog).await.unwrap();
-    let attaching =
-        "select count(*) from pg_locks where locktype = 'advisory' and objid = 1 and mode = 'ShareLock'";
+    let pid: i32 = reader
+        .query_one("select pg_backend_pid()", &[])
+        .await
+        .unwrap()
+        .get(0);
+    let waiting_for_catalog =
+        format!("select count(*) from pg_locks where relation = 1259 and not granted and pid = {pid}");
+    let waiting_for_catalog = observer.prepare(&waiting_for_catalog).await.unwrap();
+    let attaching = "select count(*) from pg_locks
+                     where database = (select oid from pg_database where datname = current_database())
+                       and locktype = 'advisory' and objid = 2 and mode = 'ShareLock'";
     let attaching = observer.prepare(attaching).await.unwrap();
     let number = async |statement| -> i64 { observer.query_one(statement, &[]).await.unwrap().get(0) };
     assert_eq!(
@@ -297,7 +305,7 @@ async fn a_session_that_lists_the_months_while_one_is_added_finds_its_hits() {
     })
     .await;
     holder
-        .batch_execute("select pg_advisory_unlock(1)")
+        .batch_execute("select pg_advisory_unlock(2)")
         .await
         .unwrap();
     eventually("the partition is committed", async || {

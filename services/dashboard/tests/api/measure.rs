@@ -1,4 +1,5 @@
-//! What the page costs with 100,000 emails and 5 million hits stored, list by list and chart by chart.
+//! What the page costs with 100,000 emails and 5 million hits stored, list by list and chart by chart; and how the lists of
+//! hits and the diagnostics are planned.
 #![allow(
     clippy::print_stdout,
     clippy::cast_possible_truncation,
@@ -7,6 +8,7 @@
 
 use std::time::{Duration, Instant};
 
+use database::DASHBOARD_ROLE;
 use test_support::PrivatePostgres;
 use tokio_postgres::Client;
 
@@ -22,7 +24,8 @@ const SETTINGS: [&str; 5] = [
 ];
 const ROUNDS: usize = 30;
 
-/// Every email is hit some days long, a few of them very often; by ten kinds of agents from thirty countries.
+/// Every email is hit some days long, a few of them very often; by ten kinds of agents from thirty countries. One hit in a
+/// hundred has consumed a mark.
 const FILL: &str = "
 create function pg_temp.fill(hits bigint, emails bigint) returns void language plpgsql as $$
 declare
@@ -36,18 +39,20 @@ begin
     execute format('create table %I (like hits including defaults including generated)', name);
     execute format($sql$
       insert into %I (email_id, opened_at, event_id, client_address, user_agent, dedup_key, google_proxy, is_duplicate,
-                      compose_window, device_type, geo_country, agent, confidence)
+                      compose_window, device_type, geo_country, agent, confidence, consumed_mark_at, consumed_mark_id)
       select 'email-' || case when chance < 0.02 then n %% 50
                               else greatest(0, n * $2 / $1 - (-ln(1 - chance) * $2 / 100)::bigint) end,
              date_trunc('milliseconds', $3 + n * ($4 - $3) / $1), gen_random_uuid(), inet '203.0.0.0' + n %% 16777216,
              'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 Chrome/140.0.0.0 Safari/537.36',
-             n %% 1000000, false, n %% 8 = 7, n %% 31 = 0,
+             n %% 1000000, n %% 10 = 2, n %% 8 = 7, n %% 31 = 0,
              (array['phone', 'computer', 'other'])[1 + n %% 3],
              case when n %% 5 > 1 then chr(65 + (n %% 6)::int) || chr(65 + (n %% 5)::int) end,
              (array['browser', 'webkit', 'gmail_proxy', 'apple_privacy', 'bot', 'unnamed', 'yahoo_proxy', 'browser',
                     'gmail_proxy', 'browser'])[1 + n %% 10],
              (array['human', 'unclear', 'likely', 'unclear', 'automated', 'unclear', 'likely', 'human', 'likely',
-                    'human'])[1 + n %% 10]
+                    'human'])[1 + n %% 10],
+             case when n %% 100 = 2 then date_trunc('milliseconds', $3 + n * ($4 - $3) / $1) - interval '2 s' end,
+             case when n %% 100 = 2 then gen_random_uuid() end
       from (select n, (hashint8(n) & 1048575) / 1048576.0::float8 as chance
             from generate_series($5, $6) as n offset 0) as numbers$sql$, name)
     using hits, emails, starts_at, ends_at,
@@ -86,6 +91,10 @@ from (
          max(opened_at) filter (where is_open and confidence in ('human', 'likely')) as last_human
   from hits group by email_id
 ) as counted order by first; -- as they came
+insert into marks (email_id, marked_at, mark_id, client_address)
+  select email_id, consumed_mark_at, consumed_mark_id, client_address from hits where consumed_mark_at is not null;
+insert into marks (email_id, marked_at, mark_id, client_address)
+  select email_id, opened_at + interval '1 h', gen_random_uuid(), client_address from hits where dedup_key % 200 = 5;
 insert into stale_slots
   select distinct date_bin('15 minutes', opened_at, 'epoch') from hits where opened_at >= '2026-03-01T11:45Z'";
 
@@ -110,6 +119,7 @@ async fn fill(client: &Client) {
     println!("filled in {:.0?}", began.elapsed());
     for table in [
         "hits",
+        "marks",
         "tracked_emails",
         "slot_opens",
         "slot_kinds",
@@ -184,4 +194,70 @@ async fn what_the_page_costs() {
             millis(times[ROUNDS - 1])
         );
     }
+}
+
+/// As it would be after a while: planned once and for all, and then five times with the parameters known.
+const ASKED: usize = 7;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "prints: HITS=1000000 cargo test --release -p dashboard --test api how_hits_are_planned -- --ignored --nocapture"]
+async fn how_hits_are_planned() {
+    let server = PrivatePostgres::start_with(&SETTINGS).await;
+    server.migrate_template(migrate).await;
+    let database = server.database().await;
+    let client = database.superuser().await;
+    fill(&client).await;
+    client
+        .batch_execute(&format!(
+            "alter role {DASHBOARD_ROLE} set session_preload_libraries = 'auto_explain';
+             alter role {DASHBOARD_ROLE} set auto_explain.log_min_duration = 0;
+             alter role {DASHBOARD_ROLE} set auto_explain.log_analyze = on;
+             alter role {DASHBOARD_ROLE} set auto_explain.log_timing = off"
+        ))
+        .await
+        .unwrap();
+    let dashboard = Running::over(&database).await;
+    let opens = "/dashboard/api/open-events?limit=100";
+    let first = dashboard.json(opens).await;
+    let cursor = first["next_cursor"]
+        .as_str()
+        .expect("more than a page")
+        .to_owned();
+    for (what, target) in [
+        ("opens of all", opens.to_owned()),
+        ("their second page", format!("{opens}&cursor={cursor}")),
+        ("the opens of one email", format!("{opens}&email_id=email-0")),
+        ("latencies", "/metrics/gmail-proxy-latency".to_owned()),
+        ("signals", "/metrics/suppress-signals".to_owned()),
+        ("debug", "/metrics/suppression-debug".to_owned()),
+    ] {
+        let before = server.log().len();
+        for _ in 0..ASKED {
+            let answer = dashboard.get(&target).await;
+            assert_eq!(answer.status, 200, "{what}: {}", answer.text());
+        }
+        let log = server.log();
+        println!("\n## {what}");
+        for plan in last_plans(log.get(before..).unwrap_or_default()) {
+            println!("{plan}");
+        }
+    }
+}
+
+/// The last plan of each statement, without the nodes that were never run.
+fn last_plans(log: &str) -> Vec<String> {
+    let mut plans = std::collections::BTreeMap::new();
+    for plan in log.split("Query Text: -- ").skip(1) {
+        let plan = plan.split("LOG:").next().unwrap_or_default();
+        let (name, rest) = plan.split_once('\n').unwrap_or((plan, ""));
+        let run: Vec<&str> = rest
+            .lines()
+            .filter(|line| line.contains("rows=") && !line.contains("never executed"))
+            .collect();
+        plans.insert(name.to_owned(), run.join("\n"));
+    }
+    plans
+        .into_iter()
+        .map(|(name, plan)| format!("-- {name}\n{plan}"))
+        .collect()
 }
