@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use super::{
     Bench,
     flood::{flood, hit},
-    headlines::Goal,
+    headlines::{Goal, Headlines},
     hits::Hits,
     phases::{self, Phase},
     process::{Memory, forget_peak, memory},
@@ -58,13 +58,6 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Report> {
     let filling = flood(&hits, address, BACKLOG, CONNECTIONS).await?;
     memories.note("filled with the backlog over 256 connections", &mut subject)?;
     let starts = starts(&mut subject, &hits).await?;
-    for (spool, times) in &starts {
-        bench.headlines.note(
-            format!("a start with a backlog until the first GIF, {spool}"),
-            Goal::AtMost(1_000.0),
-            Cell::Time(times.longest()),
-        );
-    }
     memories.note("started again with the backlog", &mut subject)?;
     let backlog = subject.unsent().await?;
     let metric = subject
@@ -88,11 +81,7 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Report> {
     let taken_meanwhile = u64::from(RATE) * drain.as_secs();
     let samples = load.stop()?;
     memories.note("after the backlog has drained", &mut subject)?;
-    bench.headlines.note(
-        "the pixel's memory with a backlog",
-        Goal::AtMost(64.0),
-        Cell::Bytes(memories.highest()),
-    );
+    note_goals(&bench.headlines, &memories, &starts);
     for (name, from, to) in [
         ("the backlog waits, the recorder is away", warm, draining),
         ("the backlog drains", draining, drained),
@@ -150,6 +139,21 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Report> {
             phases::table(&phases)?,
         ],
     })
+}
+
+fn note_goals(headlines: &Headlines, memories: &Memories, starts: &[(&'static str, Times)]) {
+    headlines.note(
+        "the pixel's memory with a backlog",
+        Goal::AtMost(64.0),
+        Cell::Bytes(memories.highest()),
+    );
+    for (spool, times) in starts {
+        headlines.note(
+            format!("a start with a backlog until the first GIF, {spool}"),
+            Goal::AtMost(1_000.0),
+            Cell::Time(times.longest()),
+        );
+    }
 }
 
 /// Kills and starts the pixel several times: with its spool in the page cache, and with nothing of it there.
