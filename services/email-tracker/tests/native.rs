@@ -31,7 +31,7 @@ async fn email(up: &Up, what: &str, ready: impl Fn(&serde_json::Value) -> bool) 
     .await
 }
 
-/// What the first acceptance line asks for: open, repeat, mark, restart.
+/// Open, repeat, mark, restart.
 async fn the_first_try(home: &Home) {
     let up = home.up().await;
     let pixel = up.pixel_to_try.clone();

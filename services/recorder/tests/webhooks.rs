@@ -67,7 +67,7 @@ fn names(count: usize) -> Vec<String> {
     (0..count).map(|number| format!("email {number}")).collect()
 }
 
-/// The acceptance: every event arrives, in order per email, with a valid signature, whoever is killed meanwhile.
+/// Every event arrives, in order per email, with a valid signature, whoever is killed meanwhile.
 #[tokio::test]
 async fn whoever_is_killed_every_event_arrives_in_order() {
     let stage = Stage::new().await;

@@ -25,7 +25,7 @@ const SETTINGS: [&str; 5] = [
 const ROUNDS: usize = 30;
 
 /// Every email is hit some days long, a few of them very often; by ten kinds of agents from thirty countries. One hit in a
-/// hundred has consumed a mark.
+/// hundred has consumed a mark; after every other one comes a mark that expires.
 const FILL: &str = "
 create function pg_temp.fill(hits bigint, emails bigint) returns void language plpgsql as $$
 declare
@@ -94,7 +94,7 @@ from (
 insert into marks (email_id, marked_at, mark_id, client_address)
   select email_id, consumed_mark_at, consumed_mark_id, client_address from hits where consumed_mark_at is not null;
 insert into marks (email_id, marked_at, mark_id, client_address)
-  select email_id, opened_at + interval '1 h', gen_random_uuid(), client_address from hits where dedup_key % 200 = 5;
+  select email_id, opened_at + interval '1 h', gen_random_uuid(), client_address from hits where dedup_key % 2 = 1;
 insert into stale_slots
   select distinct date_bin('15 minutes', opened_at, 'epoch') from hits where opened_at >= '2026-03-01T11:45Z'";
 
