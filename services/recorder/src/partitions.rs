@@ -52,8 +52,8 @@ pub(crate) struct Partitions {
     known: Mutex<BTreeSet<Month>>,
     /// One at a time meets new months: all workers come with the same after a start.
     meeting: tokio::sync::Mutex<()>,
-    /// Whether the last round of upkeep met new months.
-    met_ahead: AtomicBool,
+    /// Whether months were met since upkeep announced them once more.
+    announce_again: AtomicBool,
     metrics: Metrics,
 }
 
@@ -62,21 +62,20 @@ impl Partitions {
         Self {
             known: Mutex::default(),
             meeting: tokio::sync::Mutex::default(),
-            met_ahead: AtomicBool::default(),
+            announce_again: AtomicBool::default(),
             metrics,
         }
     }
 
-    /// Sees to it that each of `months` has its partition, and that the sessions of the database know; answers whether one
-    /// of them was not known yet.
-    pub(crate) async fn ensure(&self, database: &Database, months: &BTreeSet<Month>) -> Result<bool, Error> {
+    /// Sees to it that each of `months` has its partition, and that the sessions of the database know.
+    pub(crate) async fn ensure(&self, database: &Database, months: &BTreeSet<Month>) -> Result<(), Error> {
         if self.unknown(months).is_empty() {
-            return Ok(false);
+            return Ok(());
         }
         let _meeting = self.meeting.lock().await;
         let unknown = self.unknown(months);
         if unknown.is_empty() {
-            return Ok(false);
+            return Ok(());
         }
         for month in &unknown {
             if database.transact(&AddPartition(*month)).await? {
@@ -86,23 +85,23 @@ impl Partitions {
         }
         // Also of those that were there: who added them may have come no further.
         database.transact(&AnnouncePartitions).await?;
+        self.announce_again.store(true, Ordering::Relaxed);
         self.with_known(|known| known.extend(unknown));
-        Ok(true)
+        Ok(())
     }
 
-    /// The same long before a hit of `months` comes. In the round after it has met a month, it announces it once more: to
-    /// sessions that were not waited for, of a standby or stopped meanwhile.
+    /// The same long before a hit of `months` comes. What was met since the last round is announced once more: to sessions
+    /// that nobody waited for, of a standby or stopped for long.
     pub(crate) async fn ensure_ahead(
         &self,
         database: &Database,
         months: &BTreeSet<Month>,
     ) -> Result<(), Error> {
-        let met = self.ensure(database, months).await?;
-        if !met && self.met_ahead.load(Ordering::Relaxed) {
-            database.transact(&AnnouncePartitions).await?;
+        if self.announce_again.swap(false, Ordering::Relaxed) {
+            let announced = database.transact(&AnnouncePartitions).await;
+            announced.inspect_err(|_| self.announce_again.store(true, Ordering::Relaxed))?;
         }
-        self.met_ahead.store(met, Ordering::Relaxed);
-        Ok(())
+        self.ensure(database, months).await
     }
 
     fn unknown(&self, months: &BTreeSet<Month>) -> Vec<Month> {
