@@ -111,7 +111,7 @@ begin
   revoke update, delete on erased_emails from email_tracker_recorder;
   grant usage on sequence hit_ids, webhook_numbers to email_tracker_recorder;
   grant execute on function
-    add_hits_partition(timestamptz), announce_hits_partitions(), drop_hits_partition(timestamptz)
+    add_hits_partition(timestamptz), announce_hits_partitions(boolean), drop_hits_partition(timestamptz)
     to email_tracker_recorder;
 end
 $$";

@@ -84,7 +84,9 @@ impl Partitions {
             }
         }
         // Also of those that were there: who added them may have come no further.
-        database.transact(&AnnouncePartitions).await?;
+        database
+            .transact(&AnnouncePartitions { once_more: false })
+            .await?;
         self.announce_again.store(true, Ordering::Relaxed);
         self.with_known(|known| known.extend(unknown));
         Ok(())
@@ -98,7 +100,7 @@ impl Partitions {
         months: &BTreeSet<Month>,
     ) -> Result<(), Error> {
         if self.announce_again.swap(false, Ordering::Relaxed) {
-            let announced = database.transact(&AnnouncePartitions).await;
+            let announced = database.transact(&AnnouncePartitions { once_more: true }).await;
             announced.inspect_err(|_| self.announce_again.store(true, Ordering::Relaxed))?;
         }
         self.ensure(database, months).await
@@ -153,8 +155,11 @@ impl Work for AddPartition {
     }
 }
 
-/// Has the sessions of the database read anew which months have a partition.
-struct AnnouncePartitions;
+/// Has the sessions of the database read anew which months have a partition, if there is one that they were not told of.
+struct AnnouncePartitions {
+    /// Also if there is none.
+    once_more: bool,
+}
 
 impl Work for AnnouncePartitions {
     const NAME: &'static str = "announce_partitions";
@@ -165,9 +170,12 @@ impl Work for AnnouncePartitions {
         tx.batch_execute("set local lock_timeout = '2s'")
             .await
             .in_statement("set_lock_timeout")?;
-        tx.execute("-- announce_partitions\nselect announce_hits_partitions()", &[])
-            .await
-            .in_statement(Self::NAME)?;
+        tx.execute(
+            "-- announce_partitions\nselect announce_hits_partitions($1)",
+            &[&self.once_more],
+        )
+        .await
+        .in_statement(Self::NAME)?;
         Ok(())
     }
 }

@@ -472,9 +472,21 @@ async fn a_mark_that_waits_meets_the_first_hit_of_a_month() {
             (count == 1).then_some(())
         })
         .await;
-        first.record(late).await.unwrap();
+        let storing = tokio::spawn({
+            let first = first.clone();
+            async move { first.record(late).await }
+        });
+        // A transaction that has locked hits already is waited for before the new month takes a hit.
+        test_support::eventually("the hit is stored, or waits for who waits", async || {
+            let announcing = "select count(*) from pg_stat_activity where datname = current_database()
+                              and state = 'active' and query like '-- announce_partitions%'";
+            let count: i64 = client.query_one(announcing, &[]).await.unwrap().get(0);
+            (storing.is_finished() || count == 1).then_some(())
+        })
+        .await;
         other.batch_execute("commit").await.unwrap();
         waiting.await.unwrap().unwrap();
+        storing.await.unwrap().unwrap();
         let prefix = format!("round{round}/");
         assert_eq!(
             stored_emails(&client, &prefix).await,

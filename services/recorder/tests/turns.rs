@@ -321,36 +321,40 @@ async fn a_session_that_lists_the_months_while_one_is_added_finds_its_hits() {
     assert_eq!(after, 2);
 }
 
-/// A new month waits for those who read hits, and not for ever.
+/// A new month waits for those who write hits, and for those who read them, but for these not for ever.
 #[tokio::test]
-async fn a_month_is_used_when_those_who_were_reading_have_ended_or_read_on_for_long() {
+async fn a_month_is_used_when_those_who_used_hits_have_ended_or_read_on_for_long() {
     let database = fresh_database().await;
-    let (reader, observer) = (database.superuser().await, database.superuser().await);
+    let (user, observer) = (database.superuser().await, database.superuser().await);
     let recorder = recorder(&database, "one", &Rules::default());
     recorder.record(vec![hit_at("a", 0)]).await.unwrap();
-    let announcing = "select count(*) from pg_stat_activity
-                      where datname = current_database() and state = 'active' and query like '-- announce_partitions%'";
-    for (month, ends) in [(1, true), (2, false)] {
-        reader
-            .batch_execute("begin; select count(*) from hits")
-            .await
-            .unwrap();
+    let announcing_for = async |seconds: i32| {
+        let statement = "select count(*) from pg_stat_activity
+                         where datname = current_database() and state = 'active'
+                           and query like '-- announce_partitions%'
+                           and clock_timestamp() - query_start >= $1 * interval '1 s'";
+        let seconds = f64::from(seconds);
+        let count: i64 = observer.query_one(statement, &[&seconds]).await.unwrap().get(0);
+        (count == 1).then_some(())
+    };
+    let read = "select count(*) from hits";
+    let write = "update hits set is_duplicate = true where email_id = 'nobody'";
+    for (month, uses, waits_for) in [(1, read, 0), (2, write, 7)] {
+        user.batch_execute(&format!("begin; {uses}")).await.unwrap();
         let recording = tokio::spawn({
             let (recorder, at) = (recorder.clone(), month * 31 * 86_400_000);
             async move { recorder.record(vec![hit_at("a", at)]).await }
         });
-        eventually("the partition is being announced", async || {
-            let count: i64 = observer.query_one(announcing, &[]).await.unwrap().get(0);
-            (count == 1).then_some(())
-        })
-        .await;
-        if ends {
-            assert!(!recording.is_finished(), "the reader has not ended");
-            reader.batch_execute("commit").await.unwrap();
-        }
-        assert_eq!(recording.await.unwrap().unwrap(), [Outcome::Recorded]);
-        if !ends {
-            reader.batch_execute("commit").await.unwrap();
-        }
+        eventually("the partition is being announced", || announcing_for(waits_for)).await;
+        assert!(!recording.is_finished(), "{uses} has not ended");
+        user.batch_execute("commit").await.unwrap();
+        assert_eq!(recording.await.unwrap().unwrap(), [Outcome::Recorded], "{uses}");
     }
+    user.batch_execute(&format!("begin; {read}")).await.unwrap();
+    let recorded = recorder.record(vec![hit_at("a", 3 * 31 * 86_400_000)]).await;
+    assert_eq!(
+        recorded.unwrap(),
+        [Outcome::Recorded],
+        "a reader who does not end"
+    );
 }
