@@ -339,16 +339,20 @@ async fn a_month_is_used_when_those_who_used_hits_have_ended_or_read_on_for_long
     };
     let read = "select count(*) from hits";
     let write = "update hits set is_duplicate = true where email_id = 'nobody'";
-    for (month, uses, waits_for) in [(1, read, 0), (2, write, 7)] {
-        user.batch_execute(&format!("begin; {uses}")).await.unwrap();
+    for (month, statement, waits_for) in [(1, read, 0), (2, write, 7)] {
+        user.batch_execute(&format!("begin; {statement}")).await.unwrap();
         let recording = tokio::spawn({
             let (recorder, at) = (recorder.clone(), month * 31 * 86_400_000);
             async move { recorder.record(vec![hit_at("a", at)]).await }
         });
         eventually("the partition is being announced", || announcing_for(waits_for)).await;
-        assert!(!recording.is_finished(), "{uses} has not ended");
+        assert!(!recording.is_finished(), "{statement} has not ended");
         user.batch_execute("commit").await.unwrap();
-        assert_eq!(recording.await.unwrap().unwrap(), [Outcome::Recorded], "{uses}");
+        assert_eq!(
+            recording.await.unwrap().unwrap(),
+            [Outcome::Recorded],
+            "{statement}"
+        );
     }
     user.batch_execute(&format!("begin; {read}")).await.unwrap();
     let recorded = recorder.record(vec![hit_at("a", 3 * 31 * 86_400_000)]).await;
