@@ -357,7 +357,7 @@ async fn a_month_is_used_when_those_who_used_hits_have_ended_or_read_on_for_long
     user.batch_execute(&format!("begin; {read}")).await.unwrap();
     let outcomes = recorder.record(vec![hit_at("a", 3 * 31 * 86_400_000)]).await;
     assert_eq!(
-        recorded.unwrap(),
+        outcomes.unwrap(),
         [Outcome::Recorded],
         "a reader who does not end"
     );
