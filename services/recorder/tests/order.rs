@@ -18,7 +18,9 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use common::{facts as fact_list, fresh_database, hit, mark, recorder, stored_emails, stored_marks};
+use common::{
+    announces, facts as fact_list, fresh_database, hit, mark, recorder, stored_emails, stored_marks,
+};
 use proptest::{
     prelude::*,
     test_runner::{FileFailurePersistence, RngSeed, TestRunner},
@@ -466,10 +468,7 @@ async fn a_mark_that_waits_meets_the_first_hit_of_a_month() {
         let second = recorder(&database, &format!("second{round}"), &rules);
         let waiting = tokio::spawn(async move { second.record(marks).await });
         test_support::eventually("it waits for the email", async || {
-            let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'
-                           and datname = current_database()";
-            let count: i64 = client.query_one(waiting, &[]).await.unwrap().get(0);
-            (count == 1).then_some(())
+            (common::waiting(&client).await == 1).then_some(())
         })
         .await;
         let storing = tokio::spawn({
@@ -478,10 +477,7 @@ async fn a_mark_that_waits_meets_the_first_hit_of_a_month() {
         });
         // A transaction that has locked hits already is waited for before the new month takes a hit.
         test_support::eventually("the hit is stored, or waits for who waits", async || {
-            let announcing = "select count(*) from pg_stat_activity where datname = current_database()
-                              and state = 'active' and query like '-- announce_partitions%'";
-            let count: i64 = client.query_one(announcing, &[]).await.unwrap().get(0);
-            (storing.is_finished() || count == 1).then_some(())
+            (storing.is_finished() || announces(&client, 0.0).await).then_some(())
         })
         .await;
         other.batch_execute("commit").await.unwrap();

@@ -7,7 +7,8 @@
 mod common;
 
 use common::{
-    HeldCommits, at, facts, fresh_database, hit, mark, recorder, recorder_of_workers, stored_emails, waiting,
+    HeldCommits, announces, at, facts, fresh_database, hit, mark, recorder, recorder_of_workers,
+    stored_emails, waiting,
 };
 use recorder_api::Outcome;
 use test_support::eventually;
@@ -328,24 +329,18 @@ async fn a_month_is_used_when_those_who_used_hits_have_ended_or_read_on_for_long
     let (user, observer) = (database.superuser().await, database.superuser().await);
     let recorder = recorder(&database, "one", &Rules::default());
     recorder.record(vec![hit_at("a", 0)]).await.unwrap();
-    let announcing_for = async |seconds: i32| {
-        let statement = "select count(*) from pg_stat_activity
-                         where datname = current_database() and state = 'active'
-                           and query like '-- announce_partitions%'
-                           and clock_timestamp() - query_start >= $1 * interval '1 s'";
-        let seconds = f64::from(seconds);
-        let count: i64 = observer.query_one(statement, &[&seconds]).await.unwrap().get(0);
-        (count == 1).then_some(())
-    };
     let read = "select count(*) from hits";
     let write = "update hits set is_duplicate = true where email_id = 'nobody'";
-    for (month, statement, waits_for) in [(1, read, 0), (2, write, 7)] {
+    for (month, statement, waits_for) in [(1, read, 0.0), (2, write, 7.0)] {
         user.batch_execute(&format!("begin; {statement}")).await.unwrap();
         let recording = tokio::spawn({
             let (recorder, at) = (recorder.clone(), month * 31 * 86_400_000);
             async move { recorder.record(vec![hit_at("a", at)]).await }
         });
-        eventually("the partition is being announced", || announcing_for(waits_for)).await;
+        eventually("the partition is being announced", async || {
+            announces(&observer, waits_for).await.then_some(())
+        })
+        .await;
         assert!(!recording.is_finished(), "{statement} has not ended");
         user.batch_execute("commit").await.unwrap();
         assert_eq!(

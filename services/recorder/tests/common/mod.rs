@@ -130,6 +130,16 @@ pub async fn waiting(client: &Client) -> i64 {
     row.get(0)
 }
 
+/// Whether a recorder announces a month, for so many seconds already.
+pub async fn announces(client: &Client, seconds: f64) -> bool {
+    let statement = "select count(*) from pg_stat_activity
+                     where datname = current_database() and state = 'active'
+                       and query like '-- announce_partitions%'
+                       and clock_timestamp() - query_start >= $1 * interval '1 s'";
+    let row = client.query_one(statement, &[&seconds]).await.unwrap();
+    row.get::<_, i64>(0) == 1
+}
+
 /// Holds up every recording transaction at its commit, when it has read and written everything, so that a test decides
 /// what happens in between.
 pub struct HeldCommits(Client);
