@@ -6,7 +6,7 @@ use tokio_postgres::Client;
 use crate::{Config, Error as DatabaseError, InStatement, RolePasswords, roles};
 
 /// The schema version that this build needs; a newer database serves it as well.
-pub const SCHEMA_VERSION: i32 = 6;
+pub const SCHEMA_VERSION: i32 = 7;
 
 /// Any number that no other software uses for its advisory locks in the same database.
 const MIGRATION_LOCK: i64 = 0x656d_6169_6c74_7261;

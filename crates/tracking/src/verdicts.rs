@@ -209,6 +209,15 @@ impl Step {
     }
 }
 
+/// When the latest hit of one reader was, so far in the timeline.
+#[derive(Clone, Copy, Debug, Default)]
+struct Latest {
+    /// Of all his hits.
+    any: Option<Timestamp>,
+    /// Of the new ones.
+    new: Option<Timestamp>,
+}
+
 /// Judges the new facts of one email, given what is stored around them. Each new fact is given once.
 #[must_use]
 pub fn judge(
@@ -228,10 +237,9 @@ pub fn judge(
     timeline.sort_unstable_by_key(Step::order);
 
     let mut judgement = Judgement::default();
-    let mut latest: HashMap<DedupKey, Timestamp> = HashMap::new(); // of any hit
-    let mut latest_new: HashMap<DedupKey, Timestamp> = HashMap::new(); // of a new one
-    let within_window = |earlier: Option<&Timestamp>, at: Timestamp| {
-        earlier.is_some_and(|&earlier| at.millis_since(earlier) <= rules.dedup_window_ms)
+    let mut latest: HashMap<DedupKey, Latest> = HashMap::new();
+    let within_window = |earlier: Option<Timestamp>, at: Timestamp| {
+        earlier.is_some_and(|earlier| at.millis_since(earlier) <= rules.dedup_window_ms)
     };
     let mut previous: Option<Step> = None;
     for step in timeline {
@@ -242,7 +250,8 @@ pub fn judge(
                 dedup_key,
                 compose_window,
             }) => {
-                let is_duplicate = within_window(latest.get(&dedup_key), key.opened_at);
+                let latest = latest.entry(dedup_key).or_default();
+                let is_duplicate = within_window(latest.any, key.opened_at);
                 let consumed_mark = consumed_mark(previous.as_ref(), key.opened_at);
                 judgement.new.push((
                     key,
@@ -252,8 +261,8 @@ pub fn judge(
                         compose_window,
                     },
                 ));
-                latest.insert(dedup_key, key.opened_at);
-                latest_new.insert(dedup_key, key.opened_at);
+                latest.any = Some(key.opened_at);
+                latest.new = Some(key.opened_at);
             }
             Step::KnownHit(KnownHit {
                 key,
@@ -261,8 +270,9 @@ pub fn judge(
                 verdict: before,
                 ..
             }) => {
+                let latest = latest.entry(dedup_key).or_default();
                 let mut after = before;
-                after.is_duplicate |= within_window(latest_new.get(&dedup_key), key.opened_at);
+                after.is_duplicate |= within_window(latest.new, key.opened_at);
                 // Between a new fact and what lies further than the reach after it there may be facts not seen here, and
                 // nothing that it could change.
                 let is_new_and_near = |step: &Step| {
@@ -274,7 +284,7 @@ pub fn judge(
                 if after != before {
                     judgement.changed.push((key, before, after));
                 }
-                latest.insert(dedup_key, key.opened_at);
+                latest.any = Some(key.opened_at);
             }
         }
         previous = Some(step);

@@ -69,6 +69,29 @@ impl Partitions {
 
     /// Sees to it that each of `months` has its partition, and that the sessions of the database know.
     pub(crate) async fn ensure(&self, database: &Database, months: &BTreeSet<Month>) -> Result<(), Error> {
+        // Also if none is new: who added them may have come no further.
+        self.meet(database, months, AnnouncePartitions { once_more: false })
+            .await
+    }
+
+    /// The same once a hit of one of `months` has found no partition: that was dropped since, or a session that has missed
+    /// it is still in use.
+    pub(crate) async fn ensure_again(
+        &self,
+        database: &Database,
+        months: &BTreeSet<Month>,
+    ) -> Result<(), Error> {
+        self.with_known(|known| known.retain(|month| !months.contains(month)));
+        self.meet(database, months, AnnouncePartitions { once_more: true })
+            .await
+    }
+
+    async fn meet(
+        &self,
+        database: &Database,
+        months: &BTreeSet<Month>,
+        announce: AnnouncePartitions,
+    ) -> Result<(), Error> {
         if self.unknown(months).is_empty() {
             return Ok(());
         }
@@ -83,39 +106,33 @@ impl Partitions {
                 tracing::info!(month = %month.0.strftime("%Y-%m"), "made a partition of hits");
             }
         }
-        // Also of those that were there: who added them may have come no further.
-        database
-            .transact(&AnnouncePartitions { once_more: false })
-            .await?;
+        database.transact(&announce).await?;
         self.announce_again.store(true, Ordering::Relaxed);
         self.with_known(|known| known.extend(unknown));
         Ok(())
     }
 
-    /// The same long before a hit of `months` comes. What was met since the last round is announced once more: to sessions
-    /// that nobody waited for, of a standby or stopped for long.
-    pub(crate) async fn ensure_ahead(
-        &self,
-        database: &Database,
-        months: &BTreeSet<Month>,
-    ) -> Result<(), Error> {
-        if self.announce_again.swap(false, Ordering::Relaxed) {
+    /// The same for the month of `now` and the next, long before their first hits come. What was met since the last round
+    /// is announced once more: to sessions that nobody waited for, of a standby or stopped for long.
+    pub(crate) async fn ensure_ahead(&self, database: &Database, now: Timestamp) -> Result<(), Error> {
+        let this = Month::of(now);
+        let months = this.into_iter().chain(this.and_then(Month::next)).collect();
+        let again = self.announce_again.swap(false, Ordering::Relaxed);
+        // First, as a long transaction may be in the way of the other.
+        let ensured = self.ensure(database, &months).await;
+        if again {
             let announced = database.transact(&AnnouncePartitions { once_more: true }).await;
             announced.inspect_err(|_| self.announce_again.store(true, Ordering::Relaxed))?;
         }
-        self.ensure(database, months).await
+        ensured
     }
 
     fn unknown(&self, months: &BTreeSet<Month>) -> Vec<Month> {
         self.with_known(|known| months.difference(known).copied().collect())
     }
 
-    /// Forgets what is known of `months`: one of them has turned out to be missing.
-    pub(crate) fn forget(&self, months: &BTreeSet<Month>) {
-        self.with_known(|known| known.retain(|month| !months.contains(month)));
-    }
-
-    /// Forgets what is known of the months before that of `floor`: they were dropped.
+    /// Forgets what is known of the months before that of `floor`: they are dropped, here or by another recorder, and may be
+    /// made anew by a third.
     pub(crate) fn forget_before(&self, floor: Timestamp) {
         let first_kept = Month::of(floor);
         self.with_known(|known| known.retain(|month| Some(*month) >= first_kept));
@@ -166,10 +183,11 @@ impl Work for AnnouncePartitions {
     type Output = ();
 
     async fn run(&self, tx: &Transaction<'_>) -> Result<(), Error> {
-        // As above. The wait for readers is none for a lock.
-        tx.batch_execute("set local lock_timeout = '2s'")
+        // As above; and the wait for others' transactions is to end before the pixel gives this call up, which would leave
+        // a connection of the pool busy.
+        tx.batch_execute("set local lock_timeout = '2s'; set local statement_timeout = '12s'")
             .await
-            .in_statement("set_lock_timeout")?;
+            .in_statement("set_timeouts")?;
         tx.execute(
             "-- announce_partitions\nselect announce_hits_partitions($1)",
             &[&self.once_more],

@@ -1,6 +1,6 @@
 //! What has to be done from time to time, whether facts come or not.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 use tracking::Clock;
@@ -8,7 +8,6 @@ use tracking::Clock;
 use crate::{
     addresses::{Addresses, Shortened},
     erase::Erased,
-    partitions::Month,
     range::Range,
     retention::Removed,
     workers::Recorder,
@@ -130,7 +129,7 @@ async fn perform(
     clock: &dyn Clock,
 ) -> Result<Done, database::Error> {
     match task {
-        Task::Partitions => recorder.ensure_partitions_ahead(&months_ahead(clock)).await?,
+        Task::Partitions => recorder.ensure_partitions_ahead(clock.now()).await?,
         Task::Erasures => {
             let now = clock.now();
             let before = now.saturating_add_millis(-ERASURES_AFTER_MS);
@@ -194,9 +193,4 @@ async fn perform(
         }
     }
     Ok(Done::All)
-}
-
-fn months_ahead(clock: &dyn Clock) -> BTreeSet<Month> {
-    let this = Month::of(clock.now());
-    this.into_iter().chain(this.and_then(Month::next)).collect()
 }

@@ -134,9 +134,9 @@ impl Recorder {
         Arc::clone(self.0.describer.geo())
     }
 
-    /// Sees to it that the hits of `months`, which are to come, will find their partitions.
-    pub(crate) async fn ensure_partitions_ahead(&self, months: &BTreeSet<Month>) -> Result<(), Error> {
-        self.0.partitions.ensure_ahead(&self.0.database, months).await
+    /// Makes the partitions of the month of `now` and of the next, so that no hit has to wait for its own.
+    pub async fn ensure_partitions_ahead(&self, now: Timestamp) -> Result<(), Error> {
+        self.0.partitions.ensure_ahead(&self.0.database, now).await
     }
 
     /// Removes the emails that `email-tracker doctor` made up, once they are as old as [`tracking::doctor::KEPT_MS`] at
@@ -158,10 +158,9 @@ impl Recorder {
             floor,
             keep_counts,
         )
-        .await?;
-        if removed.months > 0 {
-            self.0.partitions.forget_before(floor);
-        }
+        .await;
+        self.0.partitions.forget_before(floor);
+        let removed = removed?;
         self.0.metrics.removed(removed);
         Ok(removed)
     }
@@ -347,9 +346,9 @@ impl Shared {
         self.partitions.ensure(&self.database, &months).await?;
         let recorded = match self.database.transact(&recording).await {
             Err(error) if is_missing_partition(&error) => {
-                self.partitions.forget(&months); // dropped since
-                self.partitions.ensure(&self.database, &months).await?;
-                self.database.transact(&recording).await?
+                self.partitions.ensure_again(&self.database, &months).await?;
+                let again = self.database.transact(&recording).await;
+                again.map_err(|error| blame(error, batch))?
             }
             done => done?,
         };
@@ -358,6 +357,16 @@ impl Shared {
             outbox.wake();
         }
         Ok(recorded.outcomes)
+    }
+}
+
+/// What to say where there is no partition even now. A fact is at fault that lies in no month that a calendar has. If none
+/// does, somebody has detached a partition, say: the pixel is to keep the facts until it is back, not to set one aside.
+fn blame(error: Error, batch: &Batch) -> Error {
+    if is_missing_partition(&error) && batch.hit_times().all(|at| Month::of(at).is_some()) {
+        Error::overtaken("a month's partition is there, but its hits do not find it: is it attached to hits?")
+    } else {
+        error
     }
 }
 

@@ -357,3 +357,138 @@ async fn a_month_is_used_when_those_who_used_hits_have_ended_or_read_on_for_long
         "a reader who does not end"
     );
 }
+
+/// Somebody adds a month, and its commit is seen a moment before its notice is sent: his lock, which goes last, says so.
+/// Whoever begins to use hits in that moment may not know the month, and is waited for, also by others who announce it.
+#[tokio::test]
+async fn whoever_announces_a_month_waits_for_those_who_came_before_its_notice() {
+    let database = fresh_database().await;
+    let (adder, user, observer) = (
+        database.superuser().await,
+        database.superuser().await,
+        database.superuser().await,
+    );
+    let recorder = recorder(&database, "one", &Rules::default());
+    recorder.record(vec![hit_at("a", 0)]).await.unwrap();
+    for (is_announced, comment) in [(false, "null"), (true, "'announced'")] {
+        let comment = format!("comment on table hits_2026_03 is {comment}");
+        observer.batch_execute(&comment).await.unwrap();
+        adder
+            .batch_execute("begin; select pg_advisory_xact_lock(hashtext('add_hits_partition'))")
+            .await
+            .unwrap();
+        let announcer = database.superuser().await;
+        let announcing = tokio::spawn(async move {
+            let announce = "-- announce_partitions\nselect announce_hits_partitions()";
+            announcer.batch_execute(announce).await
+        });
+        let waits = async |event: &str| {
+            let statement = "select count(*) from pg_stat_activity
+                             where datname = current_database() and query like '-- announce_partitions%'
+                               and state = 'active' and wait_event = $1";
+            let row = observer.query_one(statement, &[&event]).await.unwrap();
+            (row.get::<_, i64>(0) == 1).then_some(())
+        };
+        eventually("it waits for the notice", async || waits("advisory").await).await;
+        user.batch_execute("begin; lock table hits in row exclusive mode")
+            .await
+            .unwrap();
+        adder.batch_execute("commit").await.unwrap();
+        if !is_announced {
+            eventually("it waits for the one who came", async || waits("PgSleep").await).await;
+            assert!(!announcing.is_finished());
+        }
+        user.batch_execute("commit").await.unwrap();
+        announcing.await.unwrap().unwrap();
+    }
+}
+
+/// What names one partition in the catalog and in a test.
+const APRIL: &str = "hits_2026_04";
+
+/// How a month is marked, for recorders to come.
+async fn comment_on(client: &tokio_postgres::Client, partition: &str) -> Option<String> {
+    let comment = "select obj_description(to_regclass($1), 'pg_class')";
+    client.query_one(comment, &[&partition]).await.unwrap().get(0)
+}
+
+/// Somebody vacuums a month that no recorder has met yet, or it is another owner's, so that nothing can be noted of it.
+#[tokio::test]
+async fn a_month_that_cannot_be_marked_holds_no_hit_up() {
+    let database = fresh_database().await;
+    let (holder, client) = (database.superuser().await, database.superuser().await);
+    let april = 31 * 86_400_000;
+    client
+        .batch_execute("select add_hits_partition('2026-04-01 00:00Z'); create role somebody")
+        .await
+        .unwrap();
+    let owner: String = client
+        .query_one(
+            "select relowner::regrole::text from pg_class where relname = 'hits'",
+            &[],
+        )
+        .await
+        .unwrap()
+        .get(0);
+
+    holder
+        .batch_execute(&format!(
+            "begin; lock table {APRIL} in share update exclusive mode"
+        ))
+        .await
+        .unwrap();
+    let first = recorder(&database, "one", &Rules::default());
+    assert_eq!(
+        first.record(vec![hit_at("a", april)]).await.unwrap(),
+        [Outcome::Recorded]
+    );
+    assert_eq!(comment_on(&client, APRIL).await, None);
+    holder.batch_execute("rollback").await.unwrap();
+
+    let own = async |owner: &str| {
+        let change = format!("alter table {APRIL} owner to {owner}");
+        client.batch_execute(&change).await.unwrap();
+    };
+    own("somebody").await;
+    let grant = format!("grant all on {APRIL} to public");
+    client.batch_execute(&grant).await.unwrap();
+    let second = recorder(&database, "two", &Rules::default());
+    assert_eq!(
+        second.record(vec![hit_at("b", april)]).await.unwrap(),
+        [Outcome::Recorded]
+    );
+    assert_eq!(comment_on(&client, APRIL).await, None);
+
+    own(&owner).await;
+    client.batch_execute("drop role somebody").await.unwrap();
+    let third = recorder(&database, "three", &Rules::default());
+    assert_eq!(
+        third.record(vec![hit_at("c", april)]).await.unwrap(),
+        [Outcome::Recorded]
+    );
+    assert_eq!(comment_on(&client, APRIL).await.as_deref(), Some("announced"));
+}
+
+/// Upkeep announces once more what was met since its last round, and then no longer.
+#[tokio::test]
+async fn upkeep_announces_once_more() {
+    let database = fresh_database().await;
+    let client = database.superuser().await;
+    let recorder = recorder(&database, "one", &Rules::default());
+    let now = later(0);
+    // Its mark shows that it was announced.
+    let forget = "comment on table hits_2026_03 is null";
+    for announced in [true, true, false] {
+        recorder.ensure_partitions_ahead(now).await.unwrap();
+        let comment = comment_on(&client, "hits_2026_03").await;
+        assert_eq!(comment.is_some(), announced);
+        client.batch_execute(forget).await.unwrap();
+    }
+    assert!(
+        comment_on(&client, APRIL).await.is_some(),
+        "the next month is made"
+    );
+    recorder.record(vec![hit_at("a", 62 * 86_400_000)]).await.unwrap();
+    recorder.ensure_partitions_ahead(now).await.unwrap();
+    assert!(comment_on(&client, "hits_2026_03").await.is_some(), "May was met");
+}

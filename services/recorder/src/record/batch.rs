@@ -49,10 +49,15 @@ impl Batch {
     pub(crate) fn of(facts: Vec<Fact>, describer: &Describer) -> Self {
         let mut describer = describer.of_batch();
         let mut places = vec![None; facts.len()];
-        let mut facts: Vec<(usize, Fact)> = facts.into_iter().enumerate().collect();
-        facts.sort_by(|(_, one), (_, other)| one.email_id().cmp(other.email_id()));
+        // A fact is large, so it is moved once, to its place.
+        let mut order: Vec<usize> = (0..facts.len()).collect();
+        order.sort_by_key(|given| facts.get(*given).map(Fact::email_id));
+        let mut facts: Vec<Option<Fact>> = facts.into_iter().map(Some).collect();
         let mut emails: Vec<EmailFacts> = Vec::with_capacity(facts.len());
-        for (given, fact) in facts {
+        for given in order {
+            let Some(fact) = facts.get_mut(given).and_then(Option::take) else {
+                continue; // each is there, once
+            };
             if emails.last().is_none_or(|last| last.email_id != fact.email_id()) {
                 emails.push(EmailFacts::new(fact.email_id()));
             }

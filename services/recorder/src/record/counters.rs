@@ -5,7 +5,7 @@ use tracking::{Timestamp, agents::Confidence};
 
 use super::{
     Batch, Statements,
-    emails::{Columns, KnownEmail, Standing},
+    emails::{Counts, Identities, KnownEmail, Standing},
     verdicts::{Judged, JudgedHit},
 };
 
@@ -223,10 +223,7 @@ type Open = (Timestamp, Confidence);
 
 /// By how much the counts change.
 fn opens(gained: &[Open], withdrawn: &[Open]) -> Opens<i64> {
-    let of = |opens: &[Open], whose: fn(Confidence) -> bool| {
-        count(opens.iter().filter(|(_, confidence)| whose(*confidence)).count())
-    };
-    let change = |whose| of(gained, whose) - of(withdrawn, whose);
+    let change = |whose| count(times(gained, whose).count()) - count(times(withdrawn, whose).count());
     Opens {
         all: change(|_| true),
         credible: change(|confidence| !confidence.is_automated()),
@@ -234,14 +231,16 @@ fn opens(gained: &[Open], withdrawn: &[Open]) -> Opens<i64> {
     }
 }
 
+/// When those of `opens` were that are `whose`.
+fn times(opens: &[Open], whose: fn(Confidence) -> bool) -> impl Iterator<Item = Timestamp> {
+    let wanted = opens.iter().filter(move |(_, confidence)| whose(*confidence));
+    wanted.map(|(at, _)| *at)
+}
+
 fn last_opened_at(known: Opens<Option<Timestamp>>, gained: &[Open], withdrawn: &[Open]) -> LastOpenedAt {
     let latest = |known: Option<Timestamp>, whose: fn(Confidence) -> bool| {
-        let of = |opens: &[Open]| -> Vec<Timestamp> {
-            let wanted = opens.iter().filter(|(_, confidence)| whose(*confidence));
-            wanted.map(|(at, _)| *at).collect()
-        };
-        let latest_gained = of(gained).into_iter().max();
-        let known_is_withdrawn = known.is_some_and(|known| of(withdrawn).contains(&known));
+        let latest_gained = times(gained, whose).max();
+        let known_is_withdrawn = known.is_some_and(|known| times(withdrawn, whose).any(|at| at == known));
         if known_is_withdrawn && latest_gained < known {
             None
         } else {
@@ -263,17 +262,13 @@ fn earliest(
     withdrawn: &[Open],
     whose: fn(Confidence) -> bool,
 ) -> EarliestOpenAt {
-    let of = |opens: &[Open]| -> Vec<Timestamp> {
-        let wanted = opens.iter().filter(|(_, confidence)| whose(*confidence));
-        wanted.map(|(at, _)| *at).collect()
-    };
-    let gained = of(gained).into_iter().min();
+    let gained = times(gained, whose).min();
     let Some(known) = known else {
         return EarliestOpenAt::Is(gained);
     };
     match gained {
         Some(gained) if gained <= known => EarliestOpenAt::Is(Some(gained)),
-        _ if of(withdrawn).contains(&known) => EarliestOpenAt::LookUp,
+        _ if times(withdrawn, whose).any(|at| at == known) => EarliestOpenAt::LookUp,
         _ => EarliestOpenAt::Is(Some(known)),
     }
 }
@@ -287,7 +282,8 @@ pub(super) async fn apply(
     if changes.is_empty() {
         return Ok(());
     }
-    let columns = Columns::of(changes.iter());
+    let counts = Counts::of(changes.iter());
+    let identities = Identities::of(changes.iter());
     let look_up_last: Vec<bool> = changes
         .iter()
         .map(|change| change.last_opened_at == LastOpenedAt::LookUp)
@@ -301,29 +297,29 @@ pub(super) async fn apply(
     tx.execute(
         &statements.update_emails,
         &[
-            &columns.email_id,
-            &columns.hits,
-            &columns.opens.all,
+            &counts.email_id,
+            &counts.hits,
+            &counts.opens.all,
             &look_up_last,
-            &columns.last_opened_at.all,
-            &columns.user_id,
-            &columns.recipient,
-            &columns.sent_at,
-            &columns.first_opened_at,
-            &columns.first_event_id,
-            &columns.sender_email,
-            &columns.sender_opened_at,
-            &columns.sender_event_id,
-            &columns.opens.credible,
-            &columns.last_opened_at.credible,
-            &columns.opens.human,
-            &columns.last_opened_at.human,
-            &columns.sent_time,
-            &columns.earliest_open_at.all,
+            &counts.last_opened_at.all,
+            &identities.user_id,
+            &identities.recipient,
+            &identities.sent_at,
+            &identities.first_opened_at,
+            &identities.first_event_id,
+            &identities.sender_email,
+            &identities.sender_opened_at,
+            &identities.sender_event_id,
+            &counts.opens.credible,
+            &counts.last_opened_at.credible,
+            &counts.opens.human,
+            &counts.last_opened_at.human,
+            &identities.sent_time,
+            &counts.earliest_open_at.all,
             &look_up(|earliest| earliest.all),
-            &columns.earliest_open_at.credible,
+            &counts.earliest_open_at.credible,
             &look_up(|earliest| earliest.credible),
-            &columns.earliest_open_at.human,
+            &counts.earliest_open_at.human,
             &look_up(|earliest| earliest.human),
         ],
     )

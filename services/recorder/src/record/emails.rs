@@ -148,7 +148,7 @@ pub(super) async fn count(
     changes: &[Change<'_>],
     rules: &Rules,
 ) -> Result<Vec<Standing>, Error> {
-    let columns = Columns::of(changes.iter());
+    let columns = Counts::of(changes.iter());
     let numbers: Vec<i32> = (0..).take(changes.len()).collect();
     let names_sender: Vec<bool> = changes.iter().map(|change| change.sender.is_some()).collect();
     let reaches_back_to: Vec<Timestamptz> = batch
@@ -247,33 +247,34 @@ pub(super) async fn add(
     if new.is_empty() {
         return Ok(0);
     }
-    let columns = Columns::of(new.iter().copied());
+    let counts = Counts::of(new.iter().copied());
+    let identities = Identities::of(new.iter().copied());
     let added = tx
         .execute(
             &statements.add_emails,
             &[
-                &columns.email_id,
-                &columns.hits,
-                &columns.opens.all,
-                &columns.last_opened_at.all,
-                &columns.last_hit_at,
-                &columns.last_marked_at,
-                &columns.user_id,
-                &columns.recipient,
-                &columns.sent_at,
-                &columns.first_opened_at,
-                &columns.first_event_id,
-                &columns.sender_email,
-                &columns.sender_opened_at,
-                &columns.sender_event_id,
-                &columns.opens.credible,
-                &columns.last_opened_at.credible,
-                &columns.opens.human,
-                &columns.last_opened_at.human,
-                &columns.sent_time,
-                &columns.earliest_open_at.all,
-                &columns.earliest_open_at.credible,
-                &columns.earliest_open_at.human,
+                &counts.email_id,
+                &counts.hits,
+                &counts.opens.all,
+                &counts.last_opened_at.all,
+                &counts.last_hit_at,
+                &counts.last_marked_at,
+                &identities.user_id,
+                &identities.recipient,
+                &identities.sent_at,
+                &identities.first_opened_at,
+                &identities.first_event_id,
+                &identities.sender_email,
+                &identities.sender_opened_at,
+                &identities.sender_event_id,
+                &counts.opens.credible,
+                &counts.last_opened_at.credible,
+                &counts.opens.human,
+                &counts.last_opened_at.human,
+                &identities.sent_time,
+                &counts.earliest_open_at.all,
+                &counts.earliest_open_at.credible,
+                &counts.earliest_open_at.human,
             ],
         )
         .await
@@ -288,9 +289,9 @@ pub(super) async fn add(
 const STORABLE: RangeInclusive<Timestamp> =
     Timestamp::from_millis(-62_135_596_800_000)..=Timestamp::from_millis(253_402_300_799_999);
 
-/// What changes say, as the columns of a table.
+/// How changes count, as the columns of a table.
 #[derive(Default)]
-pub(super) struct Columns<'a> {
+pub(super) struct Counts<'a> {
     pub(super) email_id: Vec<&'a str>,
     pub(super) hits: Vec<i64>,
     pub(super) opens: Opens<Vec<i64>>,
@@ -298,6 +299,43 @@ pub(super) struct Columns<'a> {
     pub(super) earliest_open_at: Opens<Vec<Option<Timestamptz>>>,
     pub(super) last_hit_at: Vec<Option<Timestamptz>>,
     pub(super) last_marked_at: Vec<Option<Timestamptz>>,
+}
+
+impl<'a> Counts<'a> {
+    pub(super) fn of<'b>(changes: impl Iterator<Item = &'b Change<'a>>) -> Self
+    where
+        'a: 'b,
+    {
+        let time = |at: Option<Timestamp>| at.map(Timestamptz::from);
+        let mut columns = Self::default();
+        for change in changes {
+            columns.email_id.push(change.email_id);
+            columns.hits.push(change.hits);
+            columns.opens.all.push(change.opens.all);
+            columns.opens.credible.push(change.opens.credible);
+            columns.opens.human.push(change.opens.human);
+            let last = match change.last_opened_at {
+                LastOpenedAt::Are(last) => last,
+                LastOpenedAt::LookUp => Opens::default(),
+            };
+            columns.last_opened_at.all.push(time(last.all));
+            columns.last_opened_at.credible.push(time(last.credible));
+            columns.last_opened_at.human.push(time(last.human));
+            let earliest = change.earliest_open_at;
+            columns.earliest_open_at.all.push(earliest.all.known());
+            columns.earliest_open_at.credible.push(earliest.credible.known());
+            columns.earliest_open_at.human.push(earliest.human.known());
+            columns.last_hit_at.push(time(change.last_hit_at));
+            columns.last_marked_at.push(time(change.last_marked_at));
+        }
+        columns
+    }
+}
+
+/// What changes say of who sent what to whom, as the columns of a table. To read a time that a token names is not for
+/// nothing, so these are made only for the emails that need them.
+#[derive(Default)]
+pub(super) struct Identities<'a> {
     pub(super) user_id: Vec<Option<&'a str>>,
     pub(super) recipient: Vec<Option<&'a str>>,
     pub(super) sent_at: Vec<Option<&'a str>>,
@@ -309,7 +347,7 @@ pub(super) struct Columns<'a> {
     pub(super) sender_event_id: Vec<Option<Uuid>>,
 }
 
-impl<'a> Columns<'a> {
+impl<'a> Identities<'a> {
     pub(super) fn of<'b>(changes: impl Iterator<Item = &'b Change<'a>>) -> Self
     where
         'a: 'b,
@@ -317,50 +355,21 @@ impl<'a> Columns<'a> {
         let mut columns = Self::default();
         for change in changes {
             let first = change.first.map(|first| &first.described.hit);
-            let sender = change.sender.map(|(hit, email)| (&hit.described.hit, email));
-            columns.email_id.push(change.email_id);
-            columns.hits.push(change.hits);
-            columns.opens.all.push(change.opens.all);
-            columns.opens.credible.push(change.opens.credible);
-            columns.opens.human.push(change.opens.human);
-            let last = match change.last_opened_at {
-                LastOpenedAt::Are(last) => last,
-                LastOpenedAt::LookUp => Opens::default(),
-            };
-            columns.last_opened_at.all.push(last.all.map(Timestamptz::from));
-            columns
-                .last_opened_at
-                .credible
-                .push(last.credible.map(Timestamptz::from));
-            columns
-                .last_opened_at
-                .human
-                .push(last.human.map(Timestamptz::from));
-            let earliest = change.earliest_open_at;
-            columns.earliest_open_at.all.push(earliest.all.known());
-            columns.earliest_open_at.credible.push(earliest.credible.known());
-            columns.earliest_open_at.human.push(earliest.human.known());
-            columns
-                .last_hit_at
-                .push(change.last_hit_at.map(Timestamptz::from));
-            columns
-                .last_marked_at
-                .push(change.last_marked_at.map(Timestamptz::from));
-            columns.user_id.push(first.map(|hit| hit.token.user_id.as_str()));
+            let token = first.map(|hit| &hit.token);
+            columns.user_id.push(token.map(|token| token.user_id.as_str()));
             columns
                 .recipient
-                .push(first.map(|hit| hit.token.recipient.as_str()));
-            columns.sent_at.push(first.map(|hit| hit.token.sent_at.as_str()));
-            let sent_time = first.and_then(|hit| Timestamp::parse_iso(&hit.token.sent_at));
-            columns.sent_time.push(
-                sent_time
-                    .filter(|at| STORABLE.contains(at))
-                    .map(Timestamptz::from),
-            );
+                .push(token.map(|token| token.recipient.as_str()));
+            columns.sent_at.push(token.map(|token| token.sent_at.as_str()));
+            let sent_time = token.and_then(|token| Timestamp::parse_iso(&token.sent_at));
+            let sent_time = sent_time.filter(|at| STORABLE.contains(at));
+            columns.sent_time.push(sent_time.map(Timestamptz::from));
             columns
                 .first_opened_at
                 .push(first.map(|hit| hit.opened_at.into()));
             columns.first_event_id.push(first.map(|hit| hit.event_id));
+
+            let sender = change.sender.map(|(hit, email)| (&hit.described.hit, email));
             columns.sender_email.push(sender.map(|(_, email)| email));
             columns
                 .sender_opened_at
