@@ -27,7 +27,7 @@ use crate::{
     metrics::Metrics,
     partitions::{Month, Partitions},
     reassess::{self, Reclassified},
-    record::{Batch, Recording, is_missing_partition},
+    record::{Batch, Recording, is_missing_partition, judge_alone},
     retention::{self, Removed},
     sessions,
     shards::{Layout, Shards},
@@ -334,6 +334,7 @@ impl Shared {
     async fn record_batch(&self, worker: &Worker, batch: &Batch) -> Result<Vec<Outcome>, Error> {
         let recording = Recording {
             batch,
+            alone: &judge_alone(&self.rules, batch),
             rules: &self.rules,
             layout: self.shards.layout(&self.database).await?,
             writer: &worker.writer,

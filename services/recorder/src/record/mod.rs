@@ -2,7 +2,8 @@
 //!
 //! What it leaves behind is a function of the stored facts alone, whatever order, batches and recorders they came in:
 //!
-//! 1. [`verdicts`]: the batch is judged as if nothing were stored near it, which is nearly always so.
+//! 1. [`verdicts`]: the batch is judged as if nothing were stored near it, which is nearly always so. ([`judge_alone`]: before
+//!    the transaction, while the one before it may still wait for the disk.)
 //! 2. [`emails`]: the rows of the batch's emails are locked, in one order everywhere. Their hits are counted, and where that
 //!    was so their opens too. From here on nobody else can add facts to these emails.
 //!    [`erased`]: those never seen are added, unless they were erased.
@@ -27,6 +28,7 @@ mod statements;
 mod verdicts;
 
 pub(crate) use batch::Batch;
+pub(crate) use verdicts::judge_alone;
 
 use database::{Error, Transaction, Work};
 use recorder_api::Outcome;
@@ -34,12 +36,14 @@ use statements::Statements;
 use tokio_postgres::error::SqlState;
 use tracking::{Rules, verdicts::Neighbourhood};
 
-use self::{counters::Change, emails::KnownEmail, neighbours::Spans};
+use self::{counters::Change, emails::KnownEmail, neighbours::Spans, verdicts::Judged};
 use crate::{shards::Layout, webhooks::Outbox};
 
 /// One batch to be recorded in one transaction.
 pub(crate) struct Recording<'a> {
     pub(crate) batch: &'a Batch,
+    /// The batch as [`judge_alone`] judges it.
+    pub(crate) alone: &'a [Judged<'a>],
     pub(crate) rules: &'a Rules,
     /// Where emails lie in shards, all of the batch lie in one.
     pub(crate) layout: Layout,
@@ -88,9 +92,8 @@ impl Work for Recording<'_> {
     async fn run(&self, tx: &Transaction<'_>) -> Result<Recorded, Error> {
         let statements = &Statements::prepare(tx, self.layout).await?;
         let outbox = opens::prepare(tx, self.outbox, self.layout).await?;
-        let batch = self.batch;
+        let (batch, alone) = (self.batch, self.alone);
 
-        let alone = verdicts::judge_alone(self.rules, batch);
         let unknown = KnownEmail::default();
         let changes: Vec<Change<'_>> = alone
             .iter()

@@ -21,8 +21,8 @@ where hits.email_id = correct.email_id and hits.opened_at = correct.opened_at an
   -- in shards: and hits.email_id = any($1)";
 
 /// What the batch means for one email.
-#[derive(Debug)]
-pub(super) struct Judged<'a> {
+#[derive(Clone, Debug)]
+pub(crate) struct Judged<'a> {
     pub(super) email_id: &'a str,
     /// In the timeline's order.
     pub(super) new_hits: Vec<JudgedHit<'a>>,
@@ -41,14 +41,14 @@ pub(super) struct Correction {
 }
 
 /// A new hit with its verdict.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct JudgedHit<'a> {
     pub(super) described: &'a DescribedHit,
     pub(super) verdict: Verdict,
 }
 
 /// Judges the batch as if nothing were stored near it, email by email in its order.
-pub(super) fn judge_alone<'a>(rules: &Rules, batch: &'a Batch) -> Vec<Judged<'a>> {
+pub(crate) fn judge_alone<'a>(rules: &Rules, batch: &'a Batch) -> Vec<Judged<'a>> {
     let nothing = Neighbourhood::default();
     batch
         .emails
@@ -61,7 +61,7 @@ pub(super) fn judge_alone<'a>(rules: &Rules, batch: &'a Batch) -> Vec<Judged<'a>
 pub(super) fn judge_near<'a>(
     rules: &Rules,
     batch: &'a Batch,
-    alone: Vec<Judged<'a>>,
+    alone: &[Judged<'a>],
     standings: &[Standing],
     neighbourhoods: &[Neighbourhood],
 ) -> Vec<Judged<'a>> {
@@ -69,7 +69,7 @@ pub(super) fn judge_near<'a>(
     emails
         .zip(standings.iter().zip(neighbourhoods))
         .map(|((facts, judged), (standing, neighbourhood))| match standing {
-            Standing::New | Standing::InOrder => judged,
+            Standing::New | Standing::InOrder => judged.clone(),
             Standing::Erased => Judged {
                 email_id: judged.email_id,
                 new_hits: Vec::new(),
