@@ -45,8 +45,9 @@ begin
       execute format('lock table only %s in share update exclusive mode nowait', new_one);
       execute format('comment on table %s is %L', new_one, 'announced');
     exception
-      -- Somebody works on it, it is another owner's, or it was dropped meanwhile, and then it has no name.
-      when lock_not_available or insufficient_privilege or undefined_table or syntax_error then
+      -- Somebody works on it, it is another owner's, or it was dropped meanwhile, and then it has no name. Whatever else it
+      -- may be, the month is announced.
+      when others then
         null;
     end;
   end loop;

@@ -53,7 +53,7 @@ enum Next {
 
 /// Nothing is logged and no span is made: the same happens thousands of times a second.
 impl Answer for Shared {
-    fn answer(self, peer: SocketAddr, request: Request) -> impl Future<Output = Response> + Send {
+    fn answer(&self, peer: SocketAddr, request: Request) -> impl Future<Output = Response> + Send {
         let Self(app) = self;
         let next = app.look_at(peer.ip(), request);
         async move {

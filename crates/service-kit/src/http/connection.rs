@@ -53,27 +53,31 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub(super) struct Server<A> {
     answers: A,
     limits: Limits,
-    /// From here on each answer is the last one of its connection.
-    stop: CancellationToken,
+    /// Whether each answer is the last one of its connection. (No token: to ask one takes a lock, for each answer.)
+    is_ending: AtomicBool,
     /// From here on a connection without a request is closed.
     hang_up: CancellationToken,
     large_heads: Arc<Semaphore>,
 }
 
 impl<A: Answer> Server<A> {
-    pub(super) fn new(
-        answers: A,
-        limits: Limits,
-        stop: CancellationToken,
-        hang_up: CancellationToken,
-    ) -> Self {
+    pub(super) fn new(answers: A, limits: Limits, hang_up: CancellationToken) -> Self {
         Self {
             answers,
             limits,
-            stop,
+            is_ending: AtomicBool::new(false),
             hang_up,
             large_heads: Arc::new(Semaphore::new(LARGE_HEADS)),
         }
+    }
+
+    /// From here on each answer is the last one of its connection.
+    pub(super) fn begin_to_end(&self) {
+        self.is_ending.store(true, Ordering::Relaxed);
+    }
+
+    fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Relaxed)
     }
 
     pub(super) async fn serve(self: Arc<Self>, accepted: Accepted) {
@@ -89,7 +93,7 @@ impl<A: Answer> Server<A> {
         };
         // Until a connection says something, it costs a small fraction of what hyper takes.
         let mut first = [0];
-        let said = if self.stop.is_cancelled() {
+        let said = if self.is_ending() {
             // Who came so late came to ask.
             timeout(LAST_WORDS, stream.peek(&mut first)).await
         } else {
@@ -114,19 +118,20 @@ impl<A: Answer> Server<A> {
             large_heads: PollSemaphore::new(Arc::clone(&self.large_heads)),
             permit: None,
         };
+        let head = &head;
         let service = service_fn(|request: hyper::Request<Incoming>| {
             head.is_read();
-            let answer = self.answers.clone().answer(peer, request.map(body));
-            let head = Arc::clone(&head);
+            let answer = self.answers.answer(peer, request.map(body));
             async move {
                 let mut response = answer.await;
-                if head.was_large() || self.stop.is_cancelled() {
+                if head.was_large() || self.is_ending() {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(CONNECTION, close);
                 }
                 if is_sent_at_once(response.body()) {
                     head.is_answered();
                 } else {
+                    let head = Arc::clone(head);
                     response = response.map(|body| Body::new(LongBody { body, head }));
                 }
                 Ok::<_, Infallible>(response)
@@ -144,7 +149,7 @@ impl<A: Answer> Server<A> {
             .half_close(true);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(bounded), service));
         // Asked only when something has happened to them: to ask a token takes a lock, which all connections share.
-        let mut seldom = FuturesUnordered::from_iter([self.next_event(&head, false)]);
+        let mut seldom = FuturesUnordered::from_iter([self.next_event(head, false)]);
         let ended = loop {
             tokio::select! {
                 biased; // What has come is read before anybody hangs up.
@@ -155,7 +160,7 @@ impl<A: Answer> Server<A> {
                         if head.is_empty() {
                             connection.as_mut().graceful_shutdown();
                         }
-                        seldom.push(self.next_event(&head, true));
+                        seldom.push(self.next_event(head, true));
                     }
                     Seldom::Overdue => {
                         tracing::debug!("a connection was silent for too long");
