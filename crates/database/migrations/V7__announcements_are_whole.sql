@@ -18,8 +18,12 @@ declare
   users text[];
   new_one regclass;
 begin
-  -- In one statement, so that nothing can end it in between: behind a pooler the lock would stay with the session.
-  perform pg_advisory_lock_shared(hashtext('add_hits_partition')), pg_advisory_unlock_shared(hashtext('add_hits_partition'));
+  begin
+    perform pg_advisory_xact_lock_shared(hashtext('add_hits_partition'));
+    raise exception 'given up again' using errcode = 'ET001';
+  exception when sqlstate 'ET001' then
+    null; -- A block that fails, for whatever reason, gives up what it has locked.
+  end;
   if new_ones = '{}' and not once_more then
     return;
   end if;
@@ -48,7 +52,7 @@ begin
       -- Somebody works on it, it is another owner's, or it was dropped meanwhile, and then it has no name. Whatever else it
       -- may be, the month is announced.
       when others then
-        null;
+        raise log 'announced without a comment, %: %', new_one, sqlerrm;
     end;
   end loop;
 end

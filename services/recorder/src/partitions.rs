@@ -6,6 +6,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use database::{Database, Error, InStatement, Timestamptz, Transaction, Work};
@@ -46,6 +47,9 @@ impl Month {
     }
 }
 
+/// Who has waited so long for another worker's try has no time left for one of his own before the pixel gives the call up.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Remembers which months have a partition, so that a batch costs no question about it.
 #[derive(Debug)]
 pub(crate) struct Partitions {
@@ -69,7 +73,7 @@ impl Partitions {
 
     /// Sees to it that each of `months` has its partition, and that the sessions of the database know.
     pub(crate) async fn ensure(&self, database: &Database, months: &BTreeSet<Month>) -> Result<(), Error> {
-        // Also if none is new: who added them may have come no further.
+        // Announced even where none had to be added: who added them may have come no further.
         self.meet(database, months, AnnouncePartitions { once_more: false })
             .await
     }
@@ -95,10 +99,14 @@ impl Partitions {
         if self.unknown(months).is_empty() {
             return Ok(());
         }
+        let asked = Instant::now();
         let _meeting = self.meeting.lock().await;
         let unknown = self.unknown(months);
         if unknown.is_empty() {
             return Ok(());
+        }
+        if asked.elapsed() > PATIENCE {
+            return Err(Error::overtaken("another worker could not announce a month"));
         }
         for month in &unknown {
             if database.transact(&AddPartition(*month)).await? {
@@ -118,7 +126,7 @@ impl Partitions {
         let this = Month::of(now);
         let months = this.into_iter().chain(this.and_then(Month::next)).collect();
         let again = self.announce_again.swap(false, Ordering::Relaxed);
-        // First, as a long transaction may be in the way of the other.
+        // First, as a long transaction may be in the way of an announcement.
         let ensured = self.ensure(database, &months).await;
         if again {
             let announced = database.transact(&AnnouncePartitions { once_more: true }).await;
@@ -183,7 +191,7 @@ impl Work for AnnouncePartitions {
     type Output = ();
 
     async fn run(&self, tx: &Transaction<'_>) -> Result<(), Error> {
-        // As above; and the wait for others' transactions is to end before the pixel gives this call up, which would leave
+        // As above; and the wait for others' transactions is to end before the pixel gives the call up, which would leave
         // a connection of the pool busy.
         tx.batch_execute("set local lock_timeout = '2s'; set local statement_timeout = '12s'")
             .await

@@ -348,8 +348,7 @@ impl Shared {
         let recorded = match self.database.transact(&recording).await {
             Err(error) if is_missing_partition(&error) => {
                 self.partitions.ensure_again(&self.database, &months).await?;
-                let again = self.database.transact(&recording).await;
-                again.map_err(|error| blame(error, batch))?
+                self.database.transact(&recording).await?
             }
             done => done?,
         };
@@ -358,16 +357,6 @@ impl Shared {
             outbox.wake();
         }
         Ok(recorded.outcomes)
-    }
-}
-
-/// What to say where there is no partition even now. A fact is at fault that lies in no month that a calendar has. If none
-/// does, somebody has detached a partition, say: the pixel is to keep the facts until it is back, not to set one aside.
-fn blame(error: Error, batch: &Batch) -> Error {
-    if is_missing_partition(&error) && batch.hit_times().all(|at| Month::of(at).is_some()) {
-        Error::overtaken("a month's partition is there, but its hits do not find it: is it attached to hits?")
-    } else {
-        error
     }
 }
 

@@ -16,7 +16,7 @@ use std::{collections::BTreeSet, time::Instant};
 use common::{
     at, facts, fresh_database, hit, mark, migrate, recorder, revision, stored_emails, stored_marks,
 };
-use database::{ErrorKind, RECORDER_ROLE};
+use database::RECORDER_ROLE;
 use recorder_api::Outcome::{AlreadyKnown, Recorded};
 use test_support::{PrivatePostgres, eventually};
 use tokio_postgres::Client;
@@ -173,37 +173,6 @@ async fn a_partition_that_is_gone_is_made_again() {
         .unwrap();
     assert_eq!(outcomes, [Recorded, Recorded]);
     assert_eq!(stored_emails(&client, "b").await["b"].hit_count, 2);
-}
-
-/// An operator has taken a month's partition away and may bring it back: the pixel is to keep its hits, not to look for the
-/// one at fault. A hit beyond all calendars is at fault.
-#[tokio::test]
-async fn hits_of_a_month_that_is_detached_are_not_refused() {
-    let database = fresh_database().await;
-    let client = database.superuser().await;
-    let recorder = recorder(&database, "r", &Rules::default());
-    recorder.record(facts([hit("a", now(), 1)], [])).await.unwrap();
-    client
-        .batch_execute("alter table hits detach partition hits_2026_03")
-        .await
-        .unwrap();
-    let batch = facts([hit("b", now(), 1)], []);
-    let error = recorder.record(batch.clone()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Transient, "{error}");
-    client
-        .batch_execute(
-            "alter table hits attach partition hits_2026_03 for values from ('2026-03-01 00:00Z') to ('2026-04-01 00:00Z')",
-        )
-        .await
-        .unwrap();
-    assert_eq!(recorder.record(batch).await.unwrap(), [Recorded]);
-
-    let beyond = Timestamp::from_millis(253_402_300_800_000); // the year 10,000
-    let error = recorder
-        .record(facts([hit("c", beyond, 1)], []))
-        .await
-        .unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Data, "{error}");
 }
 
 /// Batches with the same emails in different orders would deadlock if locks were taken as facts come. A deadlock would be

@@ -152,9 +152,10 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Report> {
         notes: vec![
             format!(
                 "{EMAILS} emails, each with a hit already; a quarter of the hits repeat one of the last 20 seconds. {ROUNDS} \
-                 rounds, {ROUNDS_OF_GOALS} of what has a goal, of {HITS} hits ({SINGLE_HITS} where each is a transaction), \
-                 interleaved. Ratios are medians of the rounds' ratios, with the lowest and the highest; other figures are medians. Latencies are of a whole call, which \
-                 a recorder splits into a transaction for each of its writers."
+                 rounds, {ROUNDS_OF_GOALS} of two writers with 1,000 hits in a transaction, of {HITS} hits ({SINGLE_HITS} where \
+                 each is a transaction), interleaved. Ratios are medians of the rounds' ratios, with the lowest and the highest; \
+                 other figures are medians. Latencies are of a whole call, which a recorder splits into a transaction for each of \
+                 its writers."
             ),
             "COPY: the same rows by as many connections, committed by as many rows, with no look at what is stored, no email \
              locked and none counted."

@@ -53,31 +53,27 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub(super) struct Server<A> {
     answers: A,
     limits: Limits,
-    /// Whether each answer is the last one of its connection. (No token: to ask one takes a lock, for each answer.)
-    is_ending: AtomicBool,
+    /// From here on each answer is the last one of its connection.
+    stop: CancellationToken,
     /// From here on a connection without a request is closed.
     hang_up: CancellationToken,
     large_heads: Arc<Semaphore>,
 }
 
 impl<A: Answer> Server<A> {
-    pub(super) fn new(answers: A, limits: Limits, hang_up: CancellationToken) -> Self {
+    pub(super) fn new(
+        answers: A,
+        limits: Limits,
+        stop: CancellationToken,
+        hang_up: CancellationToken,
+    ) -> Self {
         Self {
             answers,
             limits,
-            is_ending: AtomicBool::new(false),
+            stop,
             hang_up,
             large_heads: Arc::new(Semaphore::new(LARGE_HEADS)),
         }
-    }
-
-    /// From here on each answer is the last one of its connection.
-    pub(super) fn begin_to_end(&self) {
-        self.is_ending.store(true, Ordering::Relaxed);
-    }
-
-    fn is_ending(&self) -> bool {
-        self.is_ending.load(Ordering::Relaxed)
     }
 
     pub(super) async fn serve(self: Arc<Self>, accepted: Accepted) {
@@ -93,7 +89,7 @@ impl<A: Answer> Server<A> {
         };
         // Until a connection says something, it costs a small fraction of what hyper takes.
         let mut first = [0];
-        let said = if self.is_ending() {
+        let said = if self.stop.is_cancelled() {
             // Who came so late came to ask.
             timeout(LAST_WORDS, stream.peek(&mut first)).await
         } else {
@@ -124,7 +120,7 @@ impl<A: Answer> Server<A> {
             let answer = self.answers.answer(peer, request.map(body));
             async move {
                 let mut response = answer.await;
-                if head.was_large() || self.is_ending() {
+                if head.was_large() || self.stop.is_cancelled() {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(CONNECTION, close);
                 }

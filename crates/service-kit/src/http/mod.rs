@@ -124,7 +124,7 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let hang_up = CancellationToken::new();
-    let server = Arc::new(Server::new(answers, limits, hang_up.clone()));
+    let server = Arc::new(Server::new(answers, limits, stop.clone(), hang_up.clone()));
     let lanes = Where::new(limits.lanes).context("cannot start the threads that answer connections")?;
     // Those in it are cut off when it is dropped.
     let mut connections = JoinSet::new();
@@ -142,7 +142,6 @@ pub async fn serve(
         }
     }
 
-    server.begin_to_end();
     let end = Instant::now() + grace;
     let all_gone = async {
         loop {

@@ -148,7 +148,7 @@ pub(super) async fn count(
     changes: &[Change<'_>],
     rules: &Rules,
 ) -> Result<Vec<Standing>, Error> {
-    let columns = Counts::of(changes.iter());
+    let counts = Counts::of(changes.iter());
     let numbers: Vec<i32> = (0..).take(changes.len()).collect();
     let names_sender: Vec<bool> = changes.iter().map(|change| change.sender.is_some()).collect();
     let reaches_back_to: Vec<Timestamptz> = batch
@@ -164,21 +164,21 @@ pub(super) async fn count(
     let parameters: [&(dyn ToSql + Sync); 17] = [
         &counted_by,
         &numbers,
-        &columns.email_id,
+        &counts.email_id,
         &reaches_back_to,
         &names_sender,
-        &columns.hits,
-        &columns.last_hit_at,
-        &columns.last_marked_at,
-        &columns.opens.all,
-        &columns.last_opened_at.all,
-        &columns.opens.credible,
-        &columns.last_opened_at.credible,
-        &columns.opens.human,
-        &columns.last_opened_at.human,
-        &columns.earliest_open_at.all,
-        &columns.earliest_open_at.credible,
-        &columns.earliest_open_at.human,
+        &counts.hits,
+        &counts.last_hit_at,
+        &counts.last_marked_at,
+        &counts.opens.all,
+        &counts.last_opened_at.all,
+        &counts.opens.credible,
+        &counts.last_opened_at.credible,
+        &counts.opens.human,
+        &counts.last_opened_at.human,
+        &counts.earliest_open_at.all,
+        &counts.earliest_open_at.credible,
+        &counts.earliest_open_at.human,
     ];
     let rows = tx
         .query_raw(&statements.count_emails, parameters)
@@ -332,8 +332,8 @@ impl<'a> Counts<'a> {
     }
 }
 
-/// What changes say of who sent what to whom, as the columns of a table. To read a time that a token names is not for
-/// nothing, so these are made only for the emails that need them.
+/// What changes say of who sent what to whom, as the columns of a table. Parsing the time that a token names has its
+/// price, so these are made only for the emails that need them.
 #[derive(Default)]
 pub(super) struct Identities<'a> {
     pub(super) user_id: Vec<Option<&'a str>>,
