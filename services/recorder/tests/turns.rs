@@ -6,6 +6,8 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+
 use common::{
     HeldCommits, announces, at, facts, fresh_database, hit, mark, recorder, recorder_of_workers,
     stored_emails, waiting,
@@ -401,6 +403,43 @@ async fn whoever_announces_a_month_waits_for_those_who_came_before_its_notice() 
         user.batch_execute("commit").await.unwrap();
         announcing.await.unwrap().unwrap();
     }
+}
+
+/// Somebody writes hits for longer than a recorder waits. Its other workers do not begin to wait for as long again, when the
+/// pixel has given up the call that all of them are for.
+#[tokio::test]
+async fn workers_share_an_announcement_that_fails() {
+    let database = fresh_database().await;
+    let (user, observer) = (database.superuser().await, database.superuser().await);
+    let recorder = recorder(&database, "one", &Rules::default());
+    let of_month = |month: i64| -> Vec<Fact> {
+        let emails = (0..20).map(|number| format!("email {number}"));
+        emails
+            .map(|email_id| hit_at(&email_id, month * 31 * 86_400_000))
+            .collect()
+    };
+    recorder.record(of_month(0)).await.unwrap();
+    user.batch_execute("begin; lock table hits in row exclusive mode")
+        .await
+        .unwrap();
+    let recording = tokio::spawn({
+        let (recorder, batch) = (recorder.clone(), of_month(1));
+        async move { recorder.record(batch).await }
+    });
+    let announcements = "select query_start::text from pg_stat_activity
+                         where datname = current_database() and query like '-- announce_partitions%'
+                           and state = 'active'";
+    let mut begun = BTreeSet::new();
+    while !recording.is_finished() {
+        let rows = observer.query(announcements, &[]).await.unwrap();
+        begun.extend(rows.iter().map(|row| row.get::<_, String>(0)));
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let error = recording.await.unwrap().unwrap_err();
+    assert_eq!(begun.len(), 1, "{begun:?}; {error}");
+    user.batch_execute("rollback").await.unwrap();
+    let outcomes = recorder.record(of_month(1)).await.unwrap();
+    assert_eq!(outcomes, [Outcome::Recorded; 20]);
 }
 
 /// What names one partition in the catalog and in a test.
