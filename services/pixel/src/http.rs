@@ -39,7 +39,7 @@ pub(crate) struct App {
     pub(crate) background: Handle,
 }
 
-/// [`App`] as each connection has it.
+/// [`App`] as all connections share it.
 #[derive(Clone)]
 pub(crate) struct Shared(pub(crate) Arc<App>);
 

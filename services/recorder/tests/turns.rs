@@ -9,8 +9,8 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::{
-    HeldCommits, announces, at, facts, fresh_database, hit, mark, recorder, recorder_of_workers,
-    stored_emails, waiting,
+    HeldCommits, announcements, announces, at, facts, fresh_database, hit, mark, recorder,
+    recorder_of_workers, stored_emails, waiting,
 };
 use recorder_api::Outcome;
 use test_support::eventually;
@@ -333,14 +333,15 @@ async fn a_month_is_used_when_those_who_used_hits_have_ended_or_read_on_for_long
     recorder.record(vec![hit_at("a", 0)]).await.unwrap();
     let read = "select count(*) from hits";
     let write = "update hits set is_duplicate = true where email_id = 'nobody'";
-    for (month, statement, waits_for) in [(1, read, 0.0), (2, write, 5.5)] {
+    for (month, statement, waits_for) in [(1, read, 0.0), (2, write, 7.0)] {
         user.batch_execute(&format!("begin; {statement}")).await.unwrap();
         let recording = tokio::spawn({
             let (recorder, at) = (recorder.clone(), month * 31 * 86_400_000);
             async move { recorder.record(vec![hit_at("a", at)]).await }
         });
         eventually("the partition is being announced", async || {
-            announces(&observer, waits_for).await.then_some(())
+            let such = announces(&observer, |one| one.took_seconds >= waits_for);
+            such.await.then_some(())
         })
         .await;
         assert!(!recording.is_finished(), "{statement} has not ended");
@@ -385,11 +386,8 @@ async fn whoever_announces_a_month_waits_for_those_who_came_before_its_notice() 
             announcer.batch_execute(announce).await
         });
         let waits = async |event: &str| {
-            let statement = "select count(*) from pg_stat_activity
-                             where datname = current_database() and query like '-- announce_partitions%'
-                               and state = 'active' and wait_event = $1";
-            let row = observer.query_one(statement, &[&event]).await.unwrap();
-            (row.get::<_, i64>(0) == 1).then_some(())
+            let such = announces(&observer, |one| one.waits_for.as_deref() == Some(event));
+            such.await.then_some(())
         };
         eventually("it waits for the notice", async || waits("advisory").await).await;
         user.batch_execute("begin; lock table hits in row exclusive mode")
@@ -426,13 +424,10 @@ async fn workers_share_an_announcement_that_fails() {
         let (recorder, batch) = (recorder.clone(), of_month(1));
         async move { recorder.record(batch).await }
     });
-    let announcements = "select query_start::text from pg_stat_activity
-                         where datname = current_database() and query like '-- announce_partitions%'
-                           and state = 'active'";
     let mut begun = BTreeSet::new();
     while !recording.is_finished() {
-        let rows = observer.query(announcements, &[]).await.unwrap();
-        begun.extend(rows.iter().map(|row| row.get::<_, String>(0)));
+        let under_way = announcements(&observer).await;
+        begun.extend(under_way.into_iter().map(|one| one.begun_at));
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     let error = recording.await.unwrap().unwrap_err();
@@ -442,7 +437,7 @@ async fn workers_share_an_announcement_that_fails() {
     assert_eq!(outcomes, [Outcome::Recorded; 20]);
 }
 
-/// What names one partition in the catalog and in a test.
+/// The partition of April.
 const APRIL: &str = "hits_2026_04";
 
 /// What a month's comment tells recorders to come.

@@ -130,14 +130,34 @@ pub async fn waiting(client: &Client) -> i64 {
     row.get(0)
 }
 
-/// Whether a recorder announces a month, for so many seconds already.
-pub async fn announces(client: &Client, seconds: f64) -> bool {
-    let statement = "select count(*) from pg_stat_activity
+/// An announcement of months that is under way.
+pub struct Announcement {
+    /// When, as PostgreSQL writes it.
+    pub begun_at: String,
+    pub took_seconds: f64,
+    /// The event that it waits for, by PostgreSQL's name.
+    pub waits_for: Option<String>,
+}
+
+/// The announcements that are under way.
+pub async fn announcements(client: &Client) -> Vec<Announcement> {
+    let statement =
+        "select query_start::text, extract(epoch from clock_timestamp() - query_start)::float8, wait_event
+                     from pg_stat_activity
                      where datname = current_database() and state = 'active'
-                       and query like '-- announce_partitions%'
-                       and clock_timestamp() - query_start >= $1 * interval '1 s'";
-    let row = client.query_one(statement, &[&seconds]).await.unwrap();
-    row.get::<_, i64>(0) == 1
+                       and query like '-- announce_partitions%'";
+    let rows = client.query(statement, &[]).await.unwrap();
+    let read = |row: &tokio_postgres::Row| Announcement {
+        begun_at: row.get(0),
+        took_seconds: row.get(1),
+        waits_for: row.get(2),
+    };
+    rows.iter().map(read).collect()
+}
+
+/// Whether exactly one is under way, and that is `such`.
+pub async fn announces(client: &Client, such: impl Fn(&Announcement) -> bool) -> bool {
+    matches!(announcements(client).await.as_slice(), [one] if such(one))
 }
 
 /// Holds up every recording transaction at its commit, when it has read and written everything, so that a test decides
